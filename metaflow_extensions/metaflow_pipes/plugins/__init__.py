@@ -1,0 +1,4 @@
+"""What metaflow-pipes adds to Metaflow; Metaflow imports this in each of its processes, so it only names things."""
+
+CLIS_DESC = [("dagster", "metaflow_pipes.deployment.cli.cli")]
+STEP_DECORATORS_DESC = [("dagster_internal", "step_wrapper.decorator.DagsterInternalDecorator")]

@@ -1,0 +1,24 @@
+"""Metaflow flows on Dagster: every Metaflow task is a Dagster step, launched through Dagster Pipes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metaflow_pipes.compiler import DagsterCompiler
+    from metaflow_pipes.errors import CompileError
+
+__all__ = ["CompileError", "DagsterCompiler"]
+
+
+def __getattr__(name: str) -> object:
+    # Metaflow imports this package in each of its commands to find ours, so nothing may be imported in vain.
+    if name == "DagsterCompiler":
+        from metaflow_pipes.compiler import DagsterCompiler
+
+        return DagsterCompiler
+    if name == "CompileError":
+        from metaflow_pipes.errors import CompileError
+
+        return CompileError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,236 @@
+"""The compiler: the three stages in order, and writing the file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaflow_pipes.errors import CompileError
+from metaflow_pipes.lowering import check_step_env, default_job_name, lower
+from metaflow_pipes.model import FlowModel, FromRunEnvironment, JobModel, JobOptions
+from metaflow_pipes.rendering import render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster import EnvVar
+
+
+class CredentialWarning(UserWarning):
+    """A definitions file holds a value that looks like a credential."""
+
+
+class DagsterCompiler:
+    """Compiles a Metaflow flow into a Dagster definitions file.
+
+    The same as `python flow.py [Metaflow options] dagster create`, from Python. The flow is read in a process of
+    its own, so that nothing of it stays behind in this one.
+
+    Args:
+        flow_file: The path of the flow file.
+        name: The job's name; by default the flow's, with `@project` that of project, branch and flow.
+        tags: Metaflow tags of each run.
+        decospecs: Decorators for every step, as in `run --with`: `["retry:times=2"]`.
+        namespace: The Metaflow namespace of the steps.
+        step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the run's environment when
+            a step starts, and only its name is written into the file.
+        max_workers: How many steps run at the same time; by default as many as there are CPUs.
+        executor: `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
+        python: The interpreter that reads the flow; by default this one.
+        top_level: Metaflow's options before its command, with underscores for dashes: `metadata="local"`,
+            `datastore_root="/data"`, `branch="test"`, `production=True`,
+            `config_value=[("settings", {"depth": 3})]`.
+
+    Raises:
+        CompileError: An option can't be used, or the flow file does not exist.
+    """
+
+    def __init__(
+        self,
+        flow_file: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        decospecs: Sequence[str] = (),
+        namespace: str | None = None,
+        step_env: Mapping[str, str | EnvVar] | None = None,
+        max_workers: int | None = None,
+        executor: str = "multiprocess",
+        python: str = sys.executable,
+        **top_level: Any,
+    ):
+        self._flow_file = Path(os.path.abspath(flow_file))
+        if not self._flow_file.is_file():
+            raise CompileError(f"There is no flow file {self._flow_file}.")
+        self._options = JobOptions(
+            name=name,
+            tags=tuple(tags),
+            namespace=namespace,
+            step_env=check_step_env({key: _plain(value) for key, value in (step_env or {}).items()}),
+            max_workers=max_workers,
+            executor=executor,
+        )
+        self._decospecs = tuple(decospecs)
+        self._python = python
+        self._top_level = _command_line_options(top_level)
+        self._flow: FlowModel | None = None
+
+    def compile(self, definitions_file: str | os.PathLike[str] | None = None) -> str:
+        """Compile the flow.
+
+        Args:
+            definitions_file: Where the text will stand, since the flow's path is written relative to it; by default
+                `<job name, lower case>_dagster.py` in the current directory.
+
+        Returns:
+            The source of the definitions file.
+
+        Raises:
+            CompileError: The flow can't be read, or can't run on Dagster; the message says why.
+        """
+        job = self._job()
+        return render(job, resolve_definitions_file(job, definitions_file))
+
+    def write(self, definitions_file: str | os.PathLike[str] | None = None) -> Path:
+        """Compile the flow and write the definitions file, whole or not at all.
+
+        Args:
+            definitions_file: The path of the file; the default is that of `compile`.
+
+        Returns:
+            The absolute path of the file.
+
+        Raises:
+            CompileError: As for `compile`; or the file can't be written.
+        """
+        return write_definitions(self._job(), definitions_file)
+
+    def _job(self) -> JobModel:
+        if self._flow is None:
+            self._flow = self._read()
+        job = lower(self._flow, self._options)
+        for message in job.warnings:
+            warnings.warn(message, CredentialWarning, stacklevel=3)
+        return job
+
+    def _read(self) -> FlowModel:
+        """Stage 1, in a process that runs the flow file as Metaflow does."""
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, "flow.pickle")
+            specs = [f"--with={spec}" for spec in self._decospecs]
+            command = [self._python, str(self._flow_file), *self._top_level, "dagster", "read", *specs, str(model)]
+            finished = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            if finished.returncode != 0 or not model.is_file():
+                raise CompileError(f"The flow in {self._flow_file} can't be read:\n{finished.stdout.strip()}")
+            return pickle.loads(model.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
+
+
+def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> Path:
+    """Render a job and write the definitions file, whole or not at all.
+
+    Args:
+        job: The job.
+        definitions_file: The path of the file, or None for the default one.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        CompileError: The file can't be written, or is the flow file; nothing has changed then.
+    """
+    path = resolve_definitions_file(job, definitions_file)
+    if path.is_dir():
+        raise CompileError(f"{path} is a folder. Name the file to write: {path / path.name}_dagster.py")
+    if path.resolve() == Path(job.flow.file).resolve():
+        raise CompileError(f"The definitions file can't be the flow file itself, {path}. Choose another name.")
+    text = render(job, path)
+    try:
+        with _replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CompileError(f"{path} can't be written: {error.strerror or error}.") from None
+    return path
+
+
+def resolve_definitions_file(job: JobModel, definitions_file: str | os.PathLike[str] | None) -> Path:
+    """The absolute path of a definitions file; the default is `<job name, lower case>_dagster.py` here."""
+    return Path(os.path.abspath(definitions_file or f"{job.name.lower()}_dagster.py"))
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside a path, which takes its place at the end, with its mode, unless something fails."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> str | FromRunEnvironment:
+    """A value of `step_env`, without Dagster's type for references to the run's environment."""
+    # a lookup by name, since importing dagster costs a second, and who gives an EnvVar has done it
+    dagster = sys.modules.get("dagster")
+    if dagster is not None and isinstance(value, dagster.EnvVar):
+        return FromRunEnvironment(value.env_var_name)
+    return value
+
+
+def _command_line_options(options: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as options of Metaflow's command line, as its Runner and Deployer take them."""
+    arguments: list[str] = []
+    for key, value in options.items():
+        option = f"--{'with' if key == 'decospecs' else key.replace('_', '-')}"
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            arguments += _flag(option, is_on=value)
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                arguments += [option, name, _text(item)]
+        else:
+            for item in [value] if isinstance(value, (str, os.PathLike, int, float)) else value:
+                arguments += [option, *map(_text, item)] if isinstance(item, tuple) else [f"{option}={_text(item)}"]
+    return arguments
+
+
+def _flag(option: str, *, is_on: bool) -> list[str]:
+    if is_on:
+        return [option]
+    # of Metaflow's flags, these alone have a negative form and are on by default
+    return [f"--no-{option[2:]}"] if option == "--pylint" else []
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+__all__ = [
+    "CredentialWarning",
+    "DagsterCompiler",
+    "default_job_name",
+    "resolve_definitions_file",
+    "write_definitions",
+]

@@ -1,0 +1,144 @@
+"""`python flow.py dagster ...`: the command group.
+
+Metaflow may import this module on the way to any command that is not its own, so it imports what its commands
+need only when they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaflow._vendor import click
+from metaflow.exception import MetaflowException
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class DagsterException(MetaflowException):
+    """A mistake of the user, as Metaflow's command line shows it."""
+
+    headline = "Dagster error"
+
+
+def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--with",
+        "decospecs",
+        multiple=True,
+        help="Add a decorator to all steps, as in `run --with`. Can be given several times.",
+    )(command)
+
+
+@click.group()
+def cli() -> None:
+    """Commands that metaflow-pipes adds."""
+
+
+@cli.group(help="Commands related to Dagster.")
+def dagster() -> None:
+    """The command group."""
+
+
+@dagster.command(help="Compile this flow into a Dagster definitions file.")
+@click.argument("definitions_file", required=False, type=click.Path())
+@click.option("--name", default=None, help="The name of the Dagster job. [default: the flow's name]")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    help="Annotate each run with the given Metaflow tag. Can be given several times.",
+)
+@_decospecs_option
+@click.option(
+    "--namespace",
+    "user_namespace",
+    default=None,
+    help="The Metaflow namespace of the steps. [default: that of the run's user]",
+)
+@click.option(
+    "--step-env",
+    "step_env",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Set an environment variable for all steps; without a value, it is taken from the environment of the "
+    "Dagster run, and only its name is written into the file. Can be given several times.",
+)
+@click.option(
+    "--max-workers",
+    type=int,
+    default=None,
+    help="How many steps run at the same time. [default: the number of CPUs]",
+)
+@click.option(
+    "--executor",
+    default="multiprocess",
+    show_default=True,
+    help="The job's executor: multiprocess, in_process, or package.module:executor_def.",
+)
+@click.pass_obj
+def create(
+    obj: Any,
+    definitions_file: str | None,
+    name: str | None,
+    tags: tuple[str, ...],
+    decospecs: tuple[str, ...],
+    user_namespace: str | None,
+    step_env: tuple[str, ...],
+    max_workers: int | None,
+    executor: str,
+) -> None:
+    """Compile the flow: read, lower, render, write."""
+    from metaflow.tagging_util import validate_tags
+
+    from metaflow_pipes.compiler import write_definitions
+    from metaflow_pipes.lowering import lower, parse_step_env
+    from metaflow_pipes.model import JobOptions
+    from metaflow_pipes.reader import read_flow
+
+    with _clear_errors():
+        validate_tags(tags)
+        options = JobOptions(
+            name=name,
+            tags=tags,
+            namespace=user_namespace,
+            step_env=parse_step_env(step_env),
+            max_workers=max_workers,
+            executor=executor,
+        )
+        job = lower(read_flow(obj, decospecs), options)
+        path = write_definitions(job, definitions_file)
+    for warning in job.warnings:
+        obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    echo = functools.partial(obj.echo, no_bold=True)
+    echo(f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.", fg="green")
+    echo(f"    dagster dev -f {shown}", nl=True)
+    echo(f"    dagster job execute -f {shown} -j {job.name}")
+
+
+@dagster.command(hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
+@click.argument("model_file", type=click.Path())
+@_decospecs_option
+@click.pass_obj
+def read(obj: Any, model_file: str, decospecs: tuple[str, ...]) -> None:
+    """Stage 1 alone: the other process goes on with stages 2 and 3."""
+    import pickle
+
+    from metaflow_pipes.reader import read_flow
+
+    with _clear_errors():
+        Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    from metaflow_pipes.errors import CompileError
+
+    try:
+        yield
+    except CompileError as error:
+        raise DagsterException(str(error)) from None

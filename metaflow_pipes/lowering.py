@@ -1,0 +1,237 @@
+"""Stage 2: a `FlowModel` becomes a `JobModel`. Pure functions over plain data; all reasoning about graphs."""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import re
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.credentials import looks_like_credential
+from metaflow_pipes.errors import CompileError
+from metaflow_pipes.model import ExecutorModel, FromRunEnvironment, JobModel, JobOptions, OpModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from metaflow_pipes.model import FlowModel, StepModel
+
+# What Dagster refuses as a name of an op or a job, beside Python's keywords.
+RESERVED_NAMES = frozenset(
+    "context conf config meta arg_dict dict input_arg_dict output_arg_dict int str float bool input output type".split()
+) | frozenset(keyword.kwlist)
+
+# The names that a generated file defines or imports for itself.
+MODULE_NAMES = frozenset(
+    {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
+    | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "multiprocess", "run_step"}
+    | {"custom_executor"}
+)
+
+_VALID_NAME = re.compile(r"[A-Za-z0-9_]+")
+_EXECUTOR_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
+
+
+def lower(flow: FlowModel, options: JobOptions) -> JobModel:
+    """Turn a flow into a Dagster job.
+
+    Args:
+        flow: The flow.
+        options: What the user asks for.
+
+    Raises:
+        CompileError: An option can't be used; names it and says what is allowed.
+    """
+    name = _job_name(flow, options)
+    return JobModel(
+        name=name,
+        function=name if _is_free_identifier(name) else f"job_{name}",
+        flow=flow,
+        options=options,
+        ops=_ops(flow, name),
+        executor=_executor(options),
+        warnings=tuple(_credential_warnings(flow, options)),
+    )
+
+
+def default_job_name(flow: FlowModel) -> str:
+    """The job's name if the user gives none: the flow's; with `@project`, project, branch and flow."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", flow.deployment_name)
+
+
+def _job_name(flow: FlowModel, options: JobOptions) -> str:
+    if options.name is None:
+        name = default_job_name(flow)
+        return f"{name}_" if name in RESERVED_NAMES else name
+    if flow.is_project:
+        raise CompileError(
+            f"--name can't be used with flow *{flow.name}*, because it has @project: the job's name is made of "
+            "project, branch and flow. Use --branch or --production before `dagster` instead."
+        )
+    if not _VALID_NAME.fullmatch(options.name) or options.name in RESERVED_NAMES:
+        raise CompileError(
+            f"{options.name!r} can't be the name of a Dagster job. A name consists of letters A-Z and a-z, digits "
+            f"and underscores, and is none of the words that Dagster or Python reserve "
+            f"({', '.join(sorted(RESERVED_NAMES - frozenset(keyword.kwlist)))}, and Python's keywords)."
+        )
+    return options.name
+
+
+def _is_free_identifier(name: str) -> bool:
+    is_taken = name in MODULE_NAMES or name.startswith("op_")
+    return name.isidentifier() and not is_taken
+
+
+def _ops(flow: FlowModel, job_name: str) -> tuple[OpModel, ...]:
+    names = _op_names([step.name for step in flow.steps], taken={job_name})
+    return tuple(
+        OpModel(
+            step=step,
+            name=names[step.name],
+            function=f"op_{step.name}",
+            variable=f"task_{step.name}",
+            upstream=tuple(f"task_{in_step}" for in_step in step.in_steps),
+            is_join=step.is_join,
+            max_retries=step.user_code_retries + step.error_retries,
+            tags=_op_tags(step),
+        )
+        for step in flow.steps
+    )
+
+
+def _op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """An op name for each step: the step's own where Dagster allows it, else with underscores behind it."""
+    steps = list(steps)
+    taken = taken | RESERVED_NAMES
+    names: dict[str, str] = {}
+    # the steps that can keep their names come first, so that no escaped name takes one of theirs
+    for step in sorted(steps, key=lambda step: (step in taken or not _VALID_NAME.fullmatch(step), step)):
+        name = re.sub(r"[^A-Za-z0-9_]", lambda match: f"_x{ord(match.group()):x}", step)
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names[step] = name
+    return names
+
+
+def _op_tags(step: StepModel) -> dict[str, str]:
+    return {f"metaflow/{resource}": amount for resource, amount in sorted(step.resources.items())}
+
+
+def _executor(options: JobOptions) -> ExecutorModel:
+    if options.max_workers is not None and options.max_workers < 1:
+        raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
+    if options.executor == "multiprocess":
+        limit = "" if options.max_workers is None else f"max_concurrent={options.max_workers}"
+        return ExecutorModel(expression=f"multiprocess({limit})")
+    if options.max_workers is not None:
+        raise CompileError(
+            f"--max-workers can't be used with --executor {options.executor}: it sets the limit of the "
+            "multiprocess executor. Configure another executor where it is defined."
+        )
+    if options.executor == "in_process":
+        return ExecutorModel(expression="dg.in_process_executor")
+    return _custom_executor(options.executor)
+
+
+def _custom_executor(path: str) -> ExecutorModel:
+    match = _EXECUTOR_PATH.fullmatch(path)
+    if match is None:
+        raise CompileError(
+            f"--executor is {path!r}. Use multiprocess, in_process, or the import path of an executor "
+            "definition, as in dagster_k8s:k8s_job_executor."
+        )
+    module, attribute = match["module"], match["attribute"]
+    try:
+        executor = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise CompileError(f"--executor {path} can't be imported: {error}") from None
+    from dagster import ExecutorDefinition
+
+    if not isinstance(executor, ExecutorDefinition):
+        raise CompileError(f"--executor {path} is a {type(executor).__name__}, not a dagster.ExecutorDefinition.")
+    return ExecutorModel(expression="custom_executor", module=module, attribute=attribute)
+
+
+def _credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
+    advice = (
+        "To keep it out, leave the value to the environment of the Dagster run: `--step-env {name}` (without a "
+        "value), or dagster.EnvVar in DagsterCompiler(step_env=...)."
+    )
+    for name, value in options.step_env.items():
+        if not isinstance(value, FromRunEnvironment) and looks_like_credential(name, value):
+            yield (
+                f"The step_env variable {name} looks like a credential, and its value is written into the "
+                f"definitions file, in METAFLOW_STEP_ENV. {advice.format(name=name)}"
+            )
+    for step in flow.steps:
+        for name, value in step.environment.items():
+            if looks_like_credential(name, value):
+                yield (
+                    f"The @environment variable {name} of step {step.name} looks like a credential, and its value "
+                    f"is written into the definitions file, in extra_env of op_{step.name}. Remove it from "
+                    f"@environment. {advice.format(name=name)}"
+                )
+    for parameter in flow.parameters:
+        if parameter.has_default and looks_like_credential(parameter.name, parameter.default):
+            yield (
+                f"The default of parameter {parameter.name} looks like a credential, and is written into the "
+                "definitions file, in FLOW. Use an environment variable or @secrets in its place."
+            )
+    for config, (value, _) in flow.configs.items():
+        for key in _credential_keys(config, value):
+            yield (
+                f"The config value {key} looks like a credential, and is written into the definitions file, in "
+                "FLOW. Use an environment variable or @secrets in its place."
+            )
+
+
+def _credential_keys(path: str, value: object) -> Iterable[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _credential_keys(f"{path}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _credential_keys(path, item)
+    elif looks_like_credential(path.rpartition(".")[2], value):
+        yield path
+
+
+def parse_step_env(items: Iterable[str]) -> Mapping[str, str | FromRunEnvironment]:
+    """Parse `--step-env` options.
+
+    Args:
+        items: Each `KEY=VALUE`, or `KEY` for a value that the run's own environment holds.
+
+    Raises:
+        CompileError: An item has no name before the first `=`, or a name or value that no environment can hold.
+    """
+    step_env: dict[str, str | FromRunEnvironment] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        step_env[name] = value if separator else FromRunEnvironment(name)
+    return check_step_env(step_env)
+
+
+def check_step_env(
+    step_env: Mapping[str, str | FromRunEnvironment],
+) -> Mapping[str, str | FromRunEnvironment]:
+    """Check the names and values of `step_env`, and give it back.
+
+    Raises:
+        CompileError: A name or value can't be put into an environment.
+    """
+    for name, value in step_env.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise CompileError(
+                f"The step_env variable {name!r} has no usable name. Write --step-env KEY=VALUE, or "
+                "--step-env KEY for a value that the run's environment holds; a name is not empty and holds no '='."
+            )
+        if not isinstance(value, (str, FromRunEnvironment)):
+            raise CompileError(
+                f"The step_env variable {name} is a {type(value).__name__}, but environment variables are "
+                "strings. Use str(...), or json.dumps(...) for a structured value."
+            )
+        if isinstance(value, str) and "\0" in value:
+            raise CompileError(f"The step_env variable {name} has a value with a NUL character.")
+    return step_env

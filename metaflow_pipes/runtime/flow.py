@@ -1,0 +1,164 @@
+"""The Metaflow flow behind a generated definitions file, and the commands that run its tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from metaflow_pipes.runtime.parameters import MetaflowParameter
+
+# The environment variables in which Metaflow looks for its user, in any order (`metaflow.util.get_username`).
+USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
+# The folder of Metaflow's local datastore, and that of its cards below it (`metaflow.metaflow_config`).
+LOCAL_DATASTORE_FOLDER = ".metaflow"
+CARDS_FOLDER = "mf.cards"
+
+
+class MetaflowFlowWarning(UserWarning):
+    """The flow file has gone, or is not the one that a definitions file was compiled from."""
+
+
+@dataclass(frozen=True)
+class MetaflowFlow:
+    """A Metaflow flow, as the compiler wrote it down.
+
+    Attributes:
+        name: The flow's name.
+        file: The path of the flow file, relative to the definitions file's folder or absolute.
+        definitions_file: The path of the generated file.
+        fingerprint: `sha256:` and the digest of the flow file when it was compiled.
+        top_level_args: Metaflow's options before its command.
+        datastore: The type of the datastore: `local`, `s3`, ...
+        datastore_root: The root of the datastore; a relative path starts at the definitions file's folder.
+        settings: `METAFLOW_*` variables for every step; they rank above the run's environment.
+        user: The Metaflow user where the run's environment names none.
+        tags: Metaflow tags of each run.
+        namespace: The Metaflow namespace of the steps; None is that of the run's user.
+        configs: For each `Config`, its value and whether it is `plain`.
+        parameters: The flow's parameters.
+    """
+
+    name: str
+    file: str
+    definitions_file: str
+    fingerprint: str
+    top_level_args: Sequence[str]
+    datastore: str
+    datastore_root: str
+    user: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    namespace: str | None = None
+    configs: Mapping[str, tuple[Any, bool]] = field(default_factory=dict)
+    parameters: Sequence[MetaflowParameter] = ()
+
+    def __post_init__(self) -> None:
+        problem = self.staleness()
+        if problem is not None:
+            warnings.warn(problem, MetaflowFlowWarning, stacklevel=3)
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the flow file."""
+        return self._near_definitions(self.file)
+
+    @property
+    def root(self) -> str:
+        """The datastore's root: an absolute path or a URL."""
+        return str(self._near_definitions(self.datastore_root)) if self.datastore == "local" else self.datastore_root
+
+    def _near_definitions(self, path: str) -> Path:
+        return Path(os.path.abspath(Path(self.definitions_file).parent / path))
+
+    def staleness(self) -> str | None:
+        """Why the definitions file no longer fits the flow file, or None if it does."""
+        again = f"Compile the flow again: python {self.path.name} dagster create {Path(self.definitions_file).name}"
+        try:
+            digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            reason = "is gone" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+            return f"The file of the Metaflow flow {self.name}, {self.path}, {reason}. {again}"
+        if self.fingerprint != f"sha256:{digest}":
+            return (
+                f"The Metaflow flow {self.name} in {self.path} has changed since {self.definitions_file} was "
+                f"compiled from it. {again}"
+            )
+        return None
+
+    def config_schema(self) -> dict[str, dg.Field]:
+        """The run config of the start op: a field for each parameter."""
+        return {parameter.name: parameter.field() for parameter in self.parameters}
+
+    def environment(self, run_environment: Mapping[str, str]) -> dict[str, str]:
+        """What every step's environment needs beyond the run's, to find the flow's datastore and metadata.
+
+        Args:
+            run_environment: The environment of the Dagster run, which can name the Metaflow user.
+        """
+        environment = dict(self.settings)
+        if not any(run_environment.get(variable) for variable in USER_VARIABLES):
+            environment["METAFLOW_USER"] = self.user
+        root = Path(self.root)
+        if self.datastore == "local" and root.name == LOCAL_DATASTORE_FOLDER:
+            environment["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = str(root.parent)
+            environment["METAFLOW_CARD_LOCALROOT"] = str(root / CARDS_FOLDER)
+        return environment
+
+    def step_command(
+        self, step: str, run_id: str, task_id: str, input_paths: Sequence[str], attempt: int, user_code_retries: int
+    ) -> list[str]:
+        """The arguments of Metaflow's `step` command for one attempt of a task.
+
+        Args:
+            step: The step's name.
+            run_id: The Metaflow run.
+            task_id: The task, never an integer.
+            input_paths: The tasks whose artifacts it takes, each `run_id/step/task_id`.
+            attempt: The attempt, from 0.
+            user_code_retries: How many retries run the user's code; in a later attempt `@catch` takes over.
+        """
+        return [
+            *self._top_level(),
+            "step",
+            step,
+            *self._task(run_id, task_id),
+            f"--input-paths={','.join(input_paths)}",
+            f"--retry-count={attempt}",
+            f"--max-user-code-retries={user_code_retries}",
+            *([] if self.namespace is None else [f"--namespace={self.namespace}"]),
+        ]
+
+    def init_command(self, run_id: str, task_id: str, parameters: Mapping[str, Any]) -> list[str]:
+        """The arguments of Metaflow's `init` command, without those before it: it stores a run's parameters.
+
+        Args:
+            run_id: The Metaflow run.
+            task_id: The id of the `_parameters` task.
+            parameters: The start op's run config.
+        """
+        arguments = [
+            argument
+            for parameter in self.parameters
+            for argument in parameter.arguments(parameters.get(parameter.name))
+        ]
+        return [*self._task(run_id, task_id), *arguments]
+
+    def _top_level(self) -> list[str]:
+        return [
+            str(self.path),
+            "--quiet",
+            "--no-pylint",
+            *self.top_level_args,
+            f"--datastore-root={self.root}",
+            "--with=dagster_internal",
+        ]
+
+    def _task(self, run_id: str, task_id: str) -> list[str]:
+        return [f"--run-id={run_id}", f"--task-id={task_id}", *(f"--tag={tag}" for tag in self.tags)]

@@ -1,0 +1,80 @@
+"""Metaflow parameters as fields of the start op's run config."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import dagster as dg
+
+_NO_DEFAULT: Any = object()
+_SCALARS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "file": str, "json": dg.Any}
+
+
+@dataclass(frozen=True)
+class MetaflowParameter:
+    """A Metaflow `Parameter` or `IncludeFile` of a compiled flow.
+
+    Attributes:
+        name: The parameter's name on Metaflow's command line.
+        kind: The type of its values; `file` is the path of an `IncludeFile`, relative to the flow file.
+        default: The value if the run config has none; without a default the run config must have one.
+        multiple: Whether the value is a list of values of that kind.
+        separator: The character at which Metaflow splits the value into a list; the run config takes the string
+            or the list.
+        required: Whether the run config can't say `null` for "no value".
+        help: What the launchpad shows beside the field.
+    """
+
+    name: str
+    kind: Literal["str", "int", "float", "bool", "json", "file"]
+    default: Any = _NO_DEFAULT
+    multiple: bool = False
+    separator: str | None = None
+    required: bool = False
+    help: str | None = None
+
+    def field(self) -> dg.Field:
+        """The parameter as a Dagster config field."""
+        config_type = _SCALARS[self.kind]
+        if self.multiple:
+            config_type = dg.Array(config_type)
+        elif self.separator is not None:
+            config_type = dg.ScalarUnion(scalar_type=str, non_scalar_schema=dg.Array(str))
+        if self.default is not _NO_DEFAULT:
+            return dg.Field(config_type, default_value=self.default, description=self.help)
+        if not self.required or self.kind == "json":
+            config_type = dg.Noneable(config_type)
+        return dg.Field(config_type, is_required=True, description=self.help)
+
+    def arguments(self, value: Any) -> list[str]:
+        """A value from the run config as arguments of Metaflow's command line.
+
+        Args:
+            value: The value; None gives no arguments, so that the parameter is None.
+
+        Raises:
+            dagster.Failure: An item of a list holds the separator at which Metaflow would split it.
+        """
+        if value is None and self.kind != "json":
+            return []
+        if self.multiple:
+            return [f"--{self.name}={self._text(item)}" for item in value or ()]
+        if self.separator is not None and not isinstance(value, str):
+            return [f"--{self.name}={self._joined(value)}"]
+        return [f"--{self.name}={self._text(value)}"]
+
+    def _text(self, value: Any) -> str:
+        return json.dumps(value) if self.kind == "json" else str(value)
+
+    def _joined(self, items: list[str]) -> str:
+        separator = self.separator or ""
+        for item in items:
+            if separator in item:
+                raise dg.Failure(
+                    f"Parameter {self.name}: the item {item!r} holds {separator!r}, at which Metaflow splits the "
+                    "parameter's value into a list.",
+                    allow_retries=False,
+                )
+        return separator.join(items)

@@ -1,0 +1,150 @@
+"""The step's process: Metaflow's own `step` command, run in this process as `python flow.py step` would be."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+import types
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from step_wrapper import running
+from step_wrapper.outcome import Outcome
+from step_wrapper.running import REPORTED, STEP_ENDS
+
+if TYPE_CHECKING:
+    import socket
+
+    from dagster_pipes import PipesContext
+
+    from step_wrapper.launch import Launch
+
+
+def run_step(
+    launch: Launch,
+    context: PipesContext,
+    control: socket.socket,
+    writers: dict[str, int],
+    folder: Path,
+    started: float,
+) -> int:
+    """Run the task, store its logs and report it.
+
+    Args:
+        launch: The task's attempt.
+        context: The open Pipes session.
+        control: The socket to the supervisor.
+        writers: The writing ends of the pipes for `stdout` and `stderr`.
+        folder: A private folder, which holds the logs.
+        started: When the supervisor started, by the monotonic clock.
+
+    Returns:
+        The exit code: 0 if the task is done, else 1.
+    """
+    task = running.current = running.RunningTask(launch, control)
+    own_output = _redirect_output(writers)
+    exit_code = _run_flow(_arguments(launch, folder))
+    _finish_interpreter()
+    _restore_output(own_output)
+    task.tell(STEP_ENDS)
+    ended_because = control.makefile().readline().strip() or None
+
+    from step_wrapper.report import report
+
+    outcome = Outcome(
+        exit_status=exit_code,
+        duration_seconds=time.monotonic() - started,
+        ended_because=ended_because,
+        exception=task.described_exception(),
+        traceback=task.user_traceback(),
+        is_timeout=_is_timeout(task.exception),
+    )
+    is_done = report(launch, context, outcome, folder, task.inherited)
+    task.tell(REPORTED)
+    return 0 if is_done else 1
+
+
+def _arguments(launch: Launch, folder: Path) -> list[str]:
+    """Metaflow's command line, with the configs handed over in a file, as Metaflow's runner does."""
+    flow_file, *arguments = launch.command
+    if not launch.configs:
+        return [flow_file, *arguments]
+    config_file = folder / "configs.json"
+    config_file.write_text(json.dumps({"user_configs": launch.configs}))
+    options = [f"--local-config-file={config_file}"]
+    for name in launch.configs:
+        options += ["--config-value", name, f"kv.{name}"]
+    return [flow_file, *options, *arguments]
+
+
+def _redirect_output(writers: dict[str, int]) -> dict[int, int]:
+    saved = {}
+    for descriptor, name in enumerate(("stdout", "stderr"), start=1):
+        saved[descriptor] = os.dup(descriptor)
+        os.dup2(writers[name], descriptor)
+        os.close(writers[name])
+    return saved
+
+
+def _restore_output(saved: dict[int, int]) -> None:
+    for descriptor, copy in saved.items():
+        os.dup2(copy, descriptor)
+        os.close(copy)
+
+
+def _run_flow(arguments: list[str]) -> int:
+    """Run the flow file as the main program, and return its exit code."""
+    flow_file = arguments[0]
+    sys.argv = list(arguments)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = str(Path(flow_file).resolve().parent)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(
+        __file__=flow_file, __loader__=SourceFileLoader("__main__", flow_file), __builtins__=__builtins__
+    )
+    sys.modules["__main__"] = main
+    try:
+        exec(compile(Path(flow_file).read_bytes(), flow_file, "exec"), main.__dict__)  # noqa: S102
+    except SystemExit as exit_:
+        return _exit_code(exit_)
+    except BaseException as error:
+        if running.current is not None and running.current.exception is None:
+            running.current.exception = error
+        traceback.print_exception(type(error), error, running.skip_framework(error.__traceback__))
+        return 1
+    return 0
+
+
+def _exit_code(exit_: SystemExit) -> int:
+    if exit_.code is None:
+        return 0
+    if isinstance(exit_.code, int):
+        return exit_.code
+    print(exit_.code, file=sys.stderr)
+    return 1
+
+
+def _finish_interpreter() -> None:
+    """What an interpreter does at its end, before teardown: wait for threads, run exit handlers, flush."""
+    for finish in (threading._shutdown, atexit._run_exitfuncs):  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            finish()
+        except BaseException:
+            traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    from metaflow.plugins.timeout_decorator import TimeoutException
+
+    return isinstance(error, TimeoutException)

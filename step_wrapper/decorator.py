@@ -1,0 +1,110 @@
+"""The step decorator `dagster_internal`: where Metaflow itself meets the Dagster op that runs it.
+
+Attached to every step by `--with`, as Metaflow's own schedulers attach theirs. Imported by every Metaflow
+process, and idle in those that are no step of a Dagster run.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from metaflow.decorators import StepDecorator
+
+from step_wrapper import running
+
+
+class DagsterInternalDecorator(StepDecorator):
+    """Stores the run's parameters, registers where the task runs, and watches its code start, end and fail."""
+
+    name = "dagster_internal"
+
+    def step_init(
+        self,
+        flow: Any,
+        graph: Any,
+        step_name: str,
+        decorators: Any,
+        environment: Any,
+        flow_datastore: Any,
+        logger: Any,
+    ) -> None:
+        """Before the start step runs: store its run's parameters, as Metaflow's `init` command does."""
+        task = running.current
+        if task is not None and task.launch.init is not None and step_name == task.launch.step:
+            _init_run(flow, task.launch.init)
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        """Just before the step's code runs."""
+        task = running.current
+        if task is None:
+            return
+        for datastore in inputs or ():
+            for name, key in datastore._objects.items():
+                task.inherited.setdefault(name, set()).add(key)
+        _register_dagster_run(task, metadata, run_id, step_name, task_id, retry_count)
+        task.tell(running.CODE_STARTS)
+
+    def task_post_step(
+        self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> None:
+        """When the step's code has ended well."""
+        if running.current is not None:
+            running.current.tell(running.CODE_ENDS)
+
+    def task_exception(
+        self,
+        exception: BaseException,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> bool:
+        """When the step's code has raised. Never handles the exception: that is `@catch`'s."""
+        if running.current is not None:
+            running.current.exception = exception
+            running.current.tell(running.CODE_ENDS)
+        return False
+
+
+def _init_run(flow: Any, arguments: list[str]) -> None:
+    from metaflow._vendor import click
+
+    context = click.get_current_context()
+    state = copy.copy(context.obj)
+    # a flow of its own, since storing the parameters leaves marks on the one that the step will run
+    state.flow = flow.__class__(use_cli=False)
+    state.package = None
+    init = context.find_root().command.get_command(context, "init")
+    with init.make_context("init", list(arguments), parent=context, obj=state) as init_context:
+        init.invoke(init_context)
+
+
+def _register_dagster_run(
+    task: running.RunningTask, metadata: Any, run_id: str, step_name: str, task_id: str, attempt: int
+) -> None:
+    from metaflow.metadata_provider import MetaDatum
+
+    launch = task.launch
+    facts = {
+        "dagster-run-id": launch.dagster_run_id,
+        "dagster-job-name": launch.dagster_job_name,
+        "dagster-step-key": launch.dagster_step_key,
+    }
+    tags = [f"attempt_id:{attempt}"]
+    entries = [MetaDatum(field=key, value=value, type=key, tags=tags) for key, value in facts.items()]
+    metadata.register_metadata(run_id, step_name, task_id, entries)

@@ -1,0 +1,59 @@
+"""What the op asks for: one attempt of one Metaflow task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagster_pipes import PipesContext
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One attempt of a Metaflow task.
+
+    Attributes:
+        flow: The flow's name.
+        run_id: The Metaflow run.
+        step: The step's name.
+        task_id: The task.
+        attempt: The attempt, from 0.
+        command: The arguments of Metaflow's `step` command; the first is the flow file.
+        init: The arguments of Metaflow's `init` command, by which the start step stores the run's parameters.
+        configs: For each `Config` of the flow, its value and whether it is `plain`.
+        datastore: The type of the datastore.
+        datastore_root: Its root, an absolute path or a URL.
+        timeout_seconds: The limit of `@timeout`, or None.
+        dagster_run_id: The Dagster run.
+        dagster_job_name: Its job.
+        dagster_step_key: The Dagster step.
+    """
+
+    flow: str
+    run_id: str
+    step: str
+    task_id: str
+    attempt: int
+    command: list[str]
+    init: list[str] | None
+    configs: Mapping[str, tuple[Any, bool]]
+    datastore: str
+    datastore_root: str
+    timeout_seconds: int | None
+    dagster_run_id: str
+    dagster_job_name: str
+    dagster_step_key: str
+
+    @classmethod
+    def from_pipes(cls, context: PipesContext) -> Launch:
+        """Read the extras that the op sent along."""
+        extras = dict(context.get_extra("metaflow"))
+        return cls(
+            dagster_run_id=context.run_id,
+            dagster_job_name=context.job_name or "",
+            dagster_step_key=extras.pop("step_key"),
+            **extras,
+        )

@@ -1,0 +1,66 @@
+"""How an attempt ended, and what to say of it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+# Signals whose names do not say what usually lies behind them.
+_SIGNAL_HINTS = {
+    signal.SIGKILL: "out of memory?",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGBUS: "bus error",
+    signal.SIGFPE: "arithmetic error",
+    signal.SIGILL: "illegal instruction",
+    signal.SIGABRT: "aborted by the C library or an extension module",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the process of an attempt ended.
+
+    Attributes:
+        exit_status: Its exit code; a negative number is the signal that killed it.
+        duration_seconds: How long it ran.
+        ended_because: Why the supervisor ended it, or None.
+        exception: What the step's code raised, as `Type: message`, or None.
+        traceback: The traceback of that exception, without frames of Metaflow and of the wrapper.
+        is_timeout: Whether the exception is that of Metaflow's own `@timeout`.
+    """
+
+    exit_status: int
+    duration_seconds: float
+    ended_because: str | None = None
+    exception: str | None = None
+    traceback: str = ""
+    is_timeout: bool = False
+
+    def reason(self, timeout_seconds: int | None, last_error_line: str) -> str:
+        """Why the attempt failed, as the predicate of a sentence about the step.
+
+        Args:
+            timeout_seconds: The limit of `@timeout`.
+            last_error_line: The last line of its stderr, or the empty string.
+        """
+        if self.ended_because is not None:
+            return self.ended_because
+        if self.is_timeout:
+            return f"timed out after {timeout_seconds} s"
+        if self.exception is not None:
+            return f"failed: {self.exception}"
+        if self.exit_status < 0:
+            return f"was killed by {_signal(-self.exit_status)}"
+        if self.exit_status == 0:
+            return "ended with exit code 0 before Metaflow had recorded it as done: does it call sys.exit or os._exit?"
+        hint = f": {last_error_line}" if last_error_line else ""
+        return f"failed with exit code {self.exit_status}{hint}"
+
+
+def _signal(number: int) -> str:
+    try:
+        name = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    hint = _SIGNAL_HINTS.get(name)
+    return f"signal {number} ({name.name})" + (f": {hint}" if hint else "")

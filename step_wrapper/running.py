@@ -1,0 +1,75 @@
+"""The task that runs in this process: what the wrapper and Metaflow's decorator hook tell each other."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
+
+    from step_wrapper.launch import Launch
+
+# What the step's process tells the supervisor, a byte each.
+CODE_STARTS = b"s"
+CODE_ENDS = b"e"
+STEP_ENDS = b"x"
+REPORTED = b"r"
+
+
+@dataclass
+class RunningTask:
+    """The attempt that runs in this process.
+
+    Attributes:
+        launch: The attempt.
+        control: The socket to the supervisor.
+        inherited: The artifacts of its input tasks, each name with the keys of its values.
+        exception: What its code raised, if it did.
+    """
+
+    launch: Launch
+    control: socket.socket
+    inherited: dict[str, set[str]] = field(default_factory=dict)
+    exception: BaseException | None = None
+
+    def tell(self, message: bytes) -> None:
+        """Tell the supervisor something; a supervisor that has gone doesn't matter to the step."""
+        with contextlib.suppress(OSError):
+            self.control.sendall(message)
+
+    def described_exception(self) -> str | None:
+        """The exception as `Type: message`, or None."""
+        if self.exception is None:
+            return None
+        return "".join(traceback.format_exception_only(self.exception)).strip()
+
+    def user_traceback(self) -> str:
+        """The traceback of the exception, from the first frame that is the user's own."""
+        if self.exception is None:
+            return ""
+        shown = skip_framework(self.exception.__traceback__)
+        return "".join(traceback.format_exception(type(self.exception), self.exception, shown)).rstrip()
+
+
+def skip_framework(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from its first frame that is neither Metaflow's nor the wrapper's; whole if there is none."""
+    framework = [str(Path(__file__).parent)]
+    metaflow = sys.modules.get("metaflow")
+    if metaflow is not None and metaflow.__file__:
+        framework.append(str(Path(metaflow.__file__).parent))
+    current = frames
+    while current is not None:
+        if not current.tb_frame.f_code.co_filename.startswith(tuple(framework)):
+            return current
+        current = current.tb_next
+    return frames
+
+
+# The task of this process; None in processes that the wrapper did not make, such as those that render cards.
+current: RunningTask | None = None

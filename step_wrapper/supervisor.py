@@ -1,0 +1,270 @@
+"""The wrapper's first process: it forks the step and owns what must work when the step does not.
+
+Its session, its process tree, the time limit, signals, the death of the op above it, the logs, the exit code.
+It stays small: standard library and dagster_pipes, no Metaflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from step_wrapper import processes
+from step_wrapper.logs import STREAMS, StreamLog
+from step_wrapper.outcome import Outcome
+from step_wrapper.running import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dagster_pipes import PipesContext
+
+    from step_wrapper.launch import Launch
+
+# What a step may do after SIGTERM before SIGKILL, in seconds.
+KILL_GRACE_SECONDS = 10
+# The same when nobody waits any more, because the op's process is dead.
+ORPHAN_GRACE_SECONDS = 2
+# The same for processes that the step leaves behind at its end.
+LEFTOVER_GRACE_SECONDS = 1
+# Metaflow's own @timeout raises inside the step, where @catch can see it. It gets this much of a head start.
+HEAD_START_SECONDS = 3
+# @timeout limits the step's code. Starting up and storing artifacts may take this much longer than that limit.
+OVERHEAD_SECONDS = 60
+# How long the outcome of a step that died may take to be stored and reported.
+POST_MORTEM_SECONDS = 60
+
+
+class Supervisor:
+    """Runs one attempt of a task.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+    """
+
+    def __init__(self, launch: Launch, context: PipesContext):
+        self._launch = launch
+        self._context = context
+        self._selector = selectors.DefaultSelector()
+        self._started = time.monotonic()
+        self._deadline: float | None = None
+        self._ended_because: str | None = None
+        self._is_reported = False
+        self._exit_status: int | None = None
+
+    def run(self) -> int:
+        """Run the attempt to its end, and return the exit code: 0 if the task is done, else 1."""
+        # no TemporaryDirectory: the step inherits exit handlers, and would delete it at its own end
+        self._folder = Path(tempfile.mkdtemp(prefix="metaflow-step-"))
+        try:
+            self._prepare()
+            self._fork_step()
+            self._watch()
+            if not self._is_reported:
+                self._end_leftovers(spare=None)
+                self._drain()
+                self._post_mortem()
+            for log in self._logs:
+                log.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._context.close()
+        return 0 if self._exit_status == 0 and self._is_reported else 1
+
+    def _prepare(self) -> None:
+        processes.adopt_orphans()
+        with contextlib.suppress(PermissionError):  # it leads a session or group already
+            os.setsid()
+        self._wakeup, wakeup_writer = socket.socketpair()
+        self._wakeup.setblocking(False)
+        wakeup_writer.setblocking(False)
+        self._wakeup_writer = wakeup_writer
+        signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, self._on_termination)
+        signal.signal(signal.SIGTERM, self._on_termination)
+        self._watch_for(self._wakeup.fileno(), self._on_wakeup)
+        self._watch_for(sys.stdin.fileno(), self._on_lifeline)
+
+    def _watch_for(self, descriptor: int, callback: Callable[[], None]) -> None:
+        # a file or /dev/null as standard input, as in a shell, can't be polled and is no lifeline
+        with contextlib.suppress(PermissionError):
+            self._selector.register(descriptor, selectors.EVENT_READ, callback)
+
+    def _fork_step(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipes = {name: os.pipe() for name in STREAMS}
+        self._control, control_of_step = socket.socketpair()
+        self._step = os.fork()
+        if self._step == 0:
+            self._control.close()
+            for reader, _ in pipes.values():
+                os.close(reader)
+            self._become_step(control_of_step, {name: writer for name, (_, writer) in pipes.items()})
+        control_of_step.close()
+        for _, writer in pipes.values():
+            os.close(writer)
+        self._logs = [
+            StreamLog(name, reader, passes_to, self._folder)
+            for passes_to, (name, (reader, _)) in enumerate(pipes.items(), start=1)
+        ]
+        for log in self._logs:
+            self._watch_for(log.pipe, lambda log=log: self._on_output(log))
+        self._watch_for(self._control.fileno(), self._on_message)
+        self._limit(OVERHEAD_SECONDS)
+
+    def _become_step(self, control: socket.socket, writers: dict[str, int]) -> NoReturn:
+        """The step's process: Metaflow is imported here, once, and the process never returns from here."""
+        code = 1
+        try:
+            self._leave_supervisor()
+            processes.die_with_parent()
+            from step_wrapper.command import run_step
+
+            code = run_step(self._launch, self._context, control, writers, self._folder, self._started)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            with contextlib.suppress(Exception):
+                sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _leave_supervisor(self) -> None:
+        """Undo in a forked process what the supervisor has set up for itself."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._selector.close()
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.setpgid(0, 0)
+
+    # what happens while the step runs
+
+    def _watch(self) -> None:
+        while self._exit_status is None:
+            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                self._on_deadline()
+
+    def _on_output(self, log: StreamLog) -> None:
+        if log.pump() == 0:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(log.pipe)
+
+    def _on_message(self) -> None:
+        message = self._control.recv(1)
+        if message == CODE_STARTS:
+            self._limit(HEAD_START_SECONDS)
+        elif message == CODE_ENDS:
+            self._limit(OVERHEAD_SECONDS)
+        elif message == STEP_ENDS:
+            self._on_step_ends()
+        elif message == REPORTED:
+            self._is_reported = True
+        else:
+            self._selector.unregister(self._control)
+
+    def _on_step_ends(self) -> None:
+        self._end_leftovers(spare=self._step)
+        self._drain()
+        with contextlib.suppress(OSError):
+            self._control.sendall((self._ended_because or "").encode() + b"\n")
+
+    def _on_wakeup(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wakeup.recv(4096):
+                pass
+        processes.reap(except_for=self._step)
+        pid, status = os.waitpid(self._step, os.WNOHANG)
+        if pid:
+            # what the step wrote and said in its last moment is still to be read
+            self._control.setblocking(False)
+            with contextlib.suppress(OSError):
+                while message := self._control.recv(1):
+                    self._is_reported = self._is_reported or message == REPORTED
+            self._exit_status = os.waitstatus_to_exitcode(status)
+
+    def _on_lifeline(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            self._selector.unregister(sys.stdin.fileno())
+            self._end("was ended, because the Dagster process that ran its op died", ORPHAN_GRACE_SECONDS)
+
+    def _on_termination(self, *_: object) -> None:
+        self._end("was terminated", KILL_GRACE_SECONDS)
+
+    def _on_deadline(self) -> None:
+        if self._ended_because is None:
+            self._end(f"timed out after {self._launch.timeout_seconds} s", KILL_GRACE_SECONDS)
+        else:
+            processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
+            self._deadline = time.monotonic() + 1
+
+    def _limit(self, beyond_timeout_seconds: float) -> None:
+        """Set the time limit of what the step does now, if it has one and is not being ended already."""
+        if self._launch.timeout_seconds is not None and self._ended_because is None:
+            self._deadline = time.monotonic() + self._launch.timeout_seconds + beyond_timeout_seconds
+
+    def _end(self, because: str, grace_seconds: float) -> None:
+        """End the step's process tree: SIGTERM now, SIGKILL when the grace is over."""
+        if self._ended_because is None:
+            self._ended_because = because
+            self._deadline = time.monotonic() + grace_seconds
+            processes.send(processes.descendants(os.getpid()), signal.SIGTERM)
+
+    # what happens at its end
+
+    def _end_leftovers(self, spare: int | None) -> None:
+        count = processes.end_all(os.getpid(), spare, LEFTOVER_GRACE_SECONDS)
+        if count:
+            print(f"metaflow-pipes: ended {count} process(es) that the step left running", file=sys.stderr)
+
+    def _drain(self) -> None:
+        for log in self._logs:
+            log.drain()
+
+    def _post_mortem(self) -> None:
+        """Store the logs and report the outcome of a step that died before it could."""
+        assert self._exit_status is not None
+        outcome = Outcome(
+            exit_status=self._exit_status,
+            duration_seconds=time.monotonic() - self._started,
+            ended_because=self._ended_because,
+        )
+        reporter = os.fork()
+        if reporter == 0:
+            code = 1
+            try:
+                self._leave_supervisor()
+                from step_wrapper.report import report
+
+                code = 0 if report(self._launch, self._context, outcome, self._folder) else 1
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(code)
+        give_up_at = time.monotonic() + POST_MORTEM_SECONDS
+        while os.waitpid(reporter, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= give_up_at:
+                os.kill(reporter, signal.SIGKILL)
+                os.waitpid(reporter, 0)
+                break
+            time.sleep(0.01)
