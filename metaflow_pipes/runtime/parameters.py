@@ -52,15 +52,17 @@ class MetaflowParameter:
         """A value from the run config as arguments of Metaflow's command line.
 
         Args:
-            value: The value; None gives no arguments, so that the parameter is None.
+            value: The value. None, also as JSON's null, is no value to Metaflow: it takes the default, if any.
 
         Raises:
             dagster.Failure: An item of a list holds the separator at which Metaflow would split it.
         """
-        if value is None and self.kind != "json":
+        if value is None:
+            value = None if self.default is _NO_DEFAULT else self.default
+        if value is None:
             return []
         if self.multiple:
-            return [f"--{self.name}={self._text(item)}" for item in value or ()]
+            return [f"--{self.name}={self._text(item)}" for item in value]
         if self.separator is not None and not isinstance(value, str):
             return [f"--{self.name}={self._joined(value)}"]
         return [f"--{self.name}={self._text(value)}"]

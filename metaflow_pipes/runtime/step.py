@@ -107,11 +107,25 @@ def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None
 
 
 def _new_run_id(context: dg.OpExecutionContext) -> str:
-    """The Metaflow run of a start step: a re-execution from failure goes on with the run that failed."""
+    """The Metaflow run of a start step.
+
+    A re-execution from failure, or of selected steps, goes on with the Metaflow run of the Dagster run that it
+    re-executes; one of all steps makes a new Metaflow run.
+    """
     run = context.run
-    if run.tags.get(RESUME_RETRY_TAG) == "true" and run.root_run_id:
-        return f"dagster-{run.root_run_id}"
+    while run.parent_run_id is not None and _continues_parent(context, run):
+        parent = context.instance.get_run_by_id(run.parent_run_id)
+        if parent is None:
+            return f"dagster-{run.parent_run_id}"
+        run = parent
     return f"dagster-{run.run_id}"
+
+
+def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> bool:
+    # Dagster's Python API names all steps where its UI names none, so that only fewer steps are a selection
+    selected = run.step_keys_to_execute
+    is_selection = selected is not None and len(selected) < len(context.job_def.nodes)
+    return is_selection or run.tags.get(RESUME_RETRY_TAG) == "true"
 
 
 def _task_suffix(context: dg.OpExecutionContext, run_id: str) -> str:

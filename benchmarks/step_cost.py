@@ -1,0 +1,174 @@
+"""CPU of one step's subprocess, all included, against Metaflow's own `python flow.py step`.
+
+Both run the same steps of the same flow alternately, in one benchmark. Prints the medians and their difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from dagster_pipes import encode_param
+
+from metaflow_pipes.runtime import MetaflowFlow
+
+FLOW_SOURCE = '''
+from metaflow import FlowSpec, step
+
+
+class EmptyFlow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    EmptyFlow()
+'''
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        bench = StepBenchmark(Path(folder))
+        costs = {name: [] for name in bench.launchers}
+        for round_ in range(rounds + 1):
+            for name, launch in bench.launchers.items():
+                cost = measure(launch)
+                if round_:  # the first round warms the caches
+                    costs[name].append(cost)
+    print(f"{'':34}{'CPU s':>8}{'wall s':>8}   (medians of {rounds})")
+    medians = {}
+    for name, values in costs.items():
+        medians[name] = [statistics.median(column) for column in zip(*values, strict=True)]
+        print(f"{name:34}{medians[name][0]:8.3f}{medians[name][1]:8.3f}")
+    for step in ("start", "end"):
+        extra = medians[f"{step}: metaflow-pipes"][0] - medians[f"{step}: python flow.py step"][0]
+        print(f"{step}: metaflow-pipes takes {extra * 1000:+.0f} ms of CPU")
+
+
+def measure(launch) -> tuple[float, float]:
+    """CPU seconds and wall seconds of a subprocess and all that it waited for."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    launch()
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+class StepBenchmark:
+    """Launches the start and the end step of an empty flow in both ways."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        file = folder / "empty_flow.py"
+        file.write_text(FLOW_SOURCE)
+        self.flow = MetaflowFlow(
+            name="EmptyFlow",
+            file=str(file),
+            definitions_file=str(folder / "defs.py"),
+            fingerprint=fingerprint(file),
+            top_level_args=["--metadata=local", "--environment=local", "--datastore=local"],
+            datastore="local",
+            datastore_root=str(folder / ".metaflow"),
+            user="bench",
+        )
+        self.environment = {**os.environ, **self.flow.environment({}), "PYTHONUNBUFFERED": "x"}
+        self.launchers = {
+            "start: python flow.py step": lambda: self.native("start"),
+            "start: metaflow-pipes": lambda: self.wrapped("start"),
+            "end: python flow.py step": lambda: self.native("end"),
+            "end: metaflow-pipes": lambda: self.wrapped("end"),
+        }
+        self.run_ids = {"native": "", "wrapped": ""}
+
+    def native(self, step: str) -> None:
+        command = self._command("native", step)
+        command.remove("--with=dagster_internal")
+        if step == "start":
+            init = [*command[: command.index("step")], "init", *self.flow.init_command(self.run_ids["native"], "p", {})]
+            # untimed in the result: a process that has been waited for counts, so another one waits for it
+            subprocess.run(
+                [sys.executable, "-c", DETACHED, json.dumps([sys.executable, *init])], env=self.environment, check=True
+            )
+        subprocess.run(
+            [sys.executable, *command], env=self.environment, cwd=self.folder, check=True, capture_output=True
+        )
+
+    def wrapped(self, step: str) -> None:
+        command = self._command("wrapped", step)
+        run_id = self.run_ids["wrapped"]
+        launch = {
+            "flow": "EmptyFlow", "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
+            "init": self.flow.init_command(run_id, "p", {}) if step == "start" else None, "configs": {},
+            "datastore": "local", "datastore_root": self.flow.root, "timeout_seconds": None, "step_key": step,
+        }  # fmt: skip
+        messages = self.folder / "messages"
+        messages.write_text("")
+        context = self.folder / "context"
+        context.write_text(json.dumps(pipes_context({"metaflow": launch})))
+        environment = {
+            **self.environment,
+            "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(context)}),
+            "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
+        }
+        command = [sys.executable, "-m", "step_wrapper", f"EmptyFlow/{run_id}/{step}/{step}"]
+        # standard input stays open: its end would tell the wrapper that the op has died
+        process = subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE)
+        assert process.wait() == 0
+
+    def _command(self, kind: str, step: str) -> list[str]:
+        if step == "start":
+            self.run_ids[kind] = f"{kind}-{uuid.uuid4()}"
+        run_id = self.run_ids[kind]
+        inputs = [f"{run_id}/_parameters/p"] if step == "start" else [f"{run_id}/start/start"]
+        return self.flow.step_command(step, run_id, step, inputs, 0, 0)
+
+
+DETACHED = """
+import json, os, subprocess, sys
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        code = subprocess.run(json.loads(sys.argv[1]), capture_output=True).returncode
+        os.write(writer, bytes([code]))
+    os._exit(0)
+os.close(writer)
+sys.exit(os.read(reader, 1)[0])
+"""
+
+
+def fingerprint(file: Path) -> str:
+    """The fingerprint of a flow file."""
+    import hashlib
+
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def pipes_context(extras: dict) -> dict:
+    """The context that Dagster Pipes hands to a process."""
+    return {
+        "asset_keys": None, "code_version_by_asset_key": None, "provenance_by_asset_key": None,
+        "partition_key": None, "partition_key_range": None, "partition_time_window": None,
+        "run_id": str(uuid.uuid4()), "job_name": "EmptyFlow", "retry_number": 0, "extras": extras,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Every test starts from the same environment, whatever the machine's is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# Before Metaflow is imported, which reads its configuration at once.
+for variable in [name for name in os.environ if name.startswith(("METAFLOW_", "DAGSTER_"))]:
+    del os.environ[variable]
+os.environ["METAFLOW_USER"] = "tester"
+os.environ["METAFLOW_HOME"] = os.devnull
+
+from support import Project  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Project]:
+    """A project with copies of flows of `tests/flows`: `project("linear.py")`."""
+    return lambda *flows: Project.of(tmp_path / "project", *flows)

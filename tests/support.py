@@ -1,0 +1,156 @@
+"""What the tests share: a folder with a flow, compiled and run as a user would."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import metaflow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+FLOWS = Path(__file__).parent / "flows"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@dataclass
+class Project:
+    """A folder with flows, definitions files and a local Metaflow datastore of its own."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path, *flows: str) -> Project:
+        """A project with copies of flows of `tests/flows`."""
+        (folder / ".metaflow").mkdir(parents=True)
+        for flow in flows:
+            shutil.copy(FLOWS / flow, folder / flow)
+        return cls(folder)
+
+    def write(self, name: str, source: str) -> Path:
+        path = self.folder / name
+        path.write_text(source)
+        return path
+
+    def metaflow(self, flow: str, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """`python flow.py ...` in the project's folder; stderr goes into stdout."""
+        finished = subprocess.run(
+            [sys.executable, flow, *arguments],
+            cwd=self.folder,
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert not check or finished.returncode == 0, finished.stdout
+        return finished
+
+    def compile(self, flow: str, *options: str, top_level: tuple[str, ...] = (), to: str = "defs.py") -> Path:
+        self.metaflow(flow, *top_level, "dagster", "create", to, *options)
+        return self.folder / to
+
+    def job(self, flow: str, *options: str, top_level: tuple[str, ...] = ()) -> dg.JobDefinition:
+        return job_of(self.compile(flow, *options, top_level=top_level))
+
+    def run(
+        self, flow: str, parameters: Mapping[str, Any] | None = None, *options: str, top_level: tuple[str, ...] = ()
+    ) -> dg.ExecuteInProcessResult:
+        """Compile a flow and run its job in this process, to success or failure."""
+        return execute(self.job(flow, *options, top_level=top_level), parameters)
+
+    def native_run(self, flow: str, *arguments: str, **env: str) -> metaflow.Run:
+        """The same flow by Metaflow's own runner."""
+        run_id_file = self.folder / "run_id"
+        self.metaflow(flow, "--no-pylint", "run", "--run-id-file", str(run_id_file), *arguments, **env)
+        flow_name = next(line.split("(")[0][6:] for line in (self.folder / flow).read_text().splitlines() if "(FlowSpec)" in line)
+        return self.metaflow_run(flow_name, run_id_file.read_text())
+
+    def metaflow_run(self, flow: str, run_id: str) -> metaflow.Run:
+        metaflow.metadata(f"local@{self.folder}")
+        metaflow.namespace(None)
+        return metaflow.Run(f"{flow}/{run_id}")
+
+    def run_of(self, result: dg.ExecuteInProcessResult) -> metaflow.Run:
+        """The Metaflow run of a Dagster run."""
+        flow = result.job_def.tags["metaflow/flow"]
+        return self.metaflow_run(flow, f"dagster-{result.run_id}")
+
+
+def load(definitions: Path) -> ModuleType:
+    """Import a definitions file."""
+    name = f"definitions_{uuid.uuid4().hex}"
+    spec = importlib.util.spec_from_file_location(name, definitions)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def job_of(definitions: Path) -> dg.JobDefinition:
+    """The one job of a definitions file."""
+    (job,) = load(definitions).defs.resolve_all_job_defs()
+    return job
+
+
+def execute(
+    job: dg.JobDefinition, parameters: Mapping[str, Any] | None = None, **options: Any
+) -> dg.ExecuteInProcessResult:
+    """Run a job in this process; `parameters` are the config of its first op."""
+    start = job.nodes_in_topological_order[0].name
+    run_config = {"ops": {start: {"config": dict(parameters)}}} if parameters is not None else None
+    return job.execute_in_process(run_config=run_config, raise_on_error=False, **options)
+
+
+def persistent(definitions: Path) -> dg.ReconstructableJob:
+    """The job of a definitions file, in the form that other processes can load: for executors and re-execution."""
+    return dg.build_reconstructable_job(
+        "support", "job_at", (str(definitions),), reconstructor_working_directory=str(Path(__file__).parent)
+    )
+
+
+def job_at(definitions: str) -> dg.JobDefinition:
+    """As `job_of`, from a plain string."""
+    return job_of(Path(definitions))
+
+
+def values_of(run: metaflow.Run) -> dict[str, dict[str, Any]]:
+    """The public artifacts of each step's last task."""
+    return {
+        step.id: {artifact.id: artifact.data for artifact in step.task if not artifact.id.startswith("_")}
+        for step in run
+    }
+
+
+def failures(result: dg.ExecuteInProcessResult, step: str) -> list[dg.DagsterEvent]:
+    """The failed attempts of a step, the last one included, in their order."""
+    kinds = (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    return [event for event in result.all_events if event.event_type in kinds and event.step_key == step]
+
+
+def failure_description(event: dg.DagsterEvent) -> str:
+    """What a user reads as the reason of a failed attempt."""
+    data: Any = event.event_specific_data
+    return data.error.message
+
+
+def output_metadata(result: dg.ExecuteInProcessResult, step: str) -> Mapping[str, dg.MetadataValue]:
+    """The metadata of a step's output."""
+    (event,) = [
+        event
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.STEP_OUTPUT and event.step_key == step
+    ]
+    data: Any = event.event_specific_data
+    return data.metadata
