@@ -82,6 +82,7 @@ class StepBenchmark:
             name="EmptyFlow",
             file=str(file),
             definitions_file=str(folder / "defs.py"),
+            working_directory=str(folder),
             fingerprint=fingerprint(file),
             top_level_args=["--metadata=local", "--environment=local", "--datastore=local"],
             datastore="local",

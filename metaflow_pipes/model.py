@@ -77,6 +77,7 @@ class FlowModel:
         is_project: Whether the flow has `@project`.
         description: The docstring, or the empty string.
         file: The absolute path of the flow file.
+        working_directory: The absolute path of the folder where it is compiled.
         fingerprint: `sha256:` and the digest of the flow file's bytes.
         steps: The steps, each after those whose tasks it takes.
         parameters: The parameters, in the order of the flow.
@@ -94,6 +95,7 @@ class FlowModel:
     is_project: bool
     description: str
     file: str
+    working_directory: str
     fingerprint: str
     steps: tuple[StepModel, ...]
     parameters: tuple[ParameterModel, ...]

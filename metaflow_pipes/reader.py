@@ -103,10 +103,11 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         is_project=bool(current.get("project_name")),
         description=inspect.cleandoc(state.flow.__class__.__dict__.get("__doc__") or ""),
         file=str(file),
+        working_directory=str(Path.cwd()),
         fingerprint=f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
         steps=tuple(_read_step(state, name) for name in state.graph.sorted_nodes),
         parameters=tuple(
-            _read_parameter(state.flow.name, file, parameter)
+            _read_parameter(state.flow.name, parameter)
             for _, parameter in state.flow._get_parameters()
             if not parameter.IS_CONFIG_PARAMETER
         ),
@@ -253,13 +254,11 @@ def _resources(decorators: list[Any]) -> dict[str, str]:
     return {}
 
 
-def _read_parameter(flow: str, file: Path, parameter: Any) -> ParameterModel:
+def _read_parameter(flow: str, parameter: Any) -> ParameterModel:
     click_type = click.types.convert_type(parameter.kwargs.get("type"))
     is_file = isinstance(parameter, IncludeFile)
     multiple = bool(parameter.kwargs.get("multiple"))
     default = _default(flow, parameter, click_type, is_file=is_file, multiple=multiple)
-    if is_file and default is not None:
-        default = _path_from(file.parent, default)
     return ParameterModel(
         name=parameter.name,
         kind="file" if is_file else _kind(click_type),
@@ -307,12 +306,6 @@ def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multi
             f"Parameter *{parameter.name}* of flow *{flow}* has a default that does not fit its type: {error}"
         ) from None
     return converted
-
-
-def _path_from(folder: Path, path: str) -> str:
-    """A path as the steps will find it: they run in the flow file's folder, the compiler maybe elsewhere."""
-    absolute = Path(os.path.abspath(Path(path).expanduser()))
-    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
 
 
 def _configs(state: Any) -> dict[str, tuple[Any, bool]]:

@@ -27,7 +27,7 @@ def render(job: JobModel, definitions_file: Path) -> str:
     Returns:
         The source. The same job and path give the same text.
     """
-    folder = definitions_file.parent
+    folder, root = definitions_file.parent, job.flow.datastore_root
     return _template().render(
         job=job,
         flow=job.flow,
@@ -35,7 +35,8 @@ def render(job: JobModel, definitions_file: Path) -> str:
         used_variables={variable for op in job.ops for variable in op.upstream},
         definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
         flow_file=_relative(job.flow.file, folder),
-        datastore_root=_datastore_root(job, folder),
+        working_directory=_near(job, job.flow.working_directory, folder),
+        datastore_root=_near(job, root, folder) if job.flow.datastore == "local" else root,
     )
 
 
@@ -56,13 +57,10 @@ def _relative(path: str, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _datastore_root(job: JobModel, folder: Path) -> str:
-    """A local root beside the flow or the definitions moves with them; any other is one fixed place."""
-    root = job.flow.datastore_root
-    if job.flow.datastore != "local":
-        return root
-    moves = any(Path(root).is_relative_to(near) for near in (folder, Path(job.flow.file).parent))
-    return _relative(root, folder) if moves else root
+def _near(job: JobModel, path: str, folder: Path) -> str:
+    """A path inside the folder of the flow or of the definitions moves with them; any other is one fixed place."""
+    moves = any(Path(path).is_relative_to(near) for near in (folder, Path(job.flow.file).parent))
+    return _relative(path, folder) if moves else path
 
 
 def _parameter(parameter: ParameterModel) -> str:

@@ -112,13 +112,30 @@ def _run_flow(arguments: list[str]) -> int:
     try:
         exec(compile(Path(flow_file).read_bytes(), flow_file, "exec"), main.__dict__)  # noqa: S102
     except SystemExit as exit_:
+        _note_exception(_behind(exit_))
         return _exit_code(exit_)
     except BaseException as error:
-        if running.current is not None and running.current.exception is None:
-            running.current.exception = error
+        _note_exception(error)
         traceback.print_exception(type(error), error, running.skip_framework(error.__traceback__))
         return 1
     return 0
+
+
+def _note_exception(error: BaseException | None) -> None:
+    if running.current is not None and running.current.exception is None:
+        running.current.exception = error
+
+
+def _behind(exit_: SystemExit) -> BaseException | None:
+    """The error that Metaflow's command line has shown and turned into an exit; None if the exit is the user's."""
+    frame = exit_.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None or not running.is_framework(frame):
+        return None
+    error = exit_.__context__
+    # click turns an interrupt into an Abort
+    return error.__context__ if type(error).__name__ == "Abort" else error
 
 
 def _exit_code(exit_: SystemExit) -> int:

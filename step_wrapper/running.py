@@ -47,28 +47,35 @@ class RunningTask:
         """The exception as `Type: message`, or None."""
         if self.exception is None:
             return None
+        if hasattr(self.exception, "format_message"):  # click's errors name the option there alone
+            return f"{type(self.exception).__name__}: {self.exception.format_message()}"
         return "".join(traceback.format_exception_only(self.exception)).strip()
 
     def user_traceback(self) -> str:
-        """The traceback of the exception, from the first frame that is the user's own."""
+        """The traceback of the exception from the first frame that is the user's own; empty if none is."""
         if self.exception is None:
             return ""
         shown = skip_framework(self.exception.__traceback__)
+        if shown is None:
+            return ""
         return "".join(traceback.format_exception(type(self.exception), self.exception, shown)).rstrip()
 
 
 def skip_framework(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback from its first frame that is neither Metaflow's nor the wrapper's; whole if there is none."""
-    framework = [str(Path(__file__).parent)]
-    metaflow = sys.modules.get("metaflow")
-    if metaflow is not None and metaflow.__file__:
-        framework.append(str(Path(metaflow.__file__).parent))
-    current = frames
-    while current is not None:
-        if not current.tb_frame.f_code.co_filename.startswith(tuple(framework)):
-            return current
-        current = current.tb_next
+    """A traceback from its first frame that is neither Metaflow's nor the wrapper's; None if there is none."""
+    while frames is not None and is_framework(frames):
+        frames = frames.tb_next
     return frames
+
+
+def is_framework(frame: TracebackType) -> bool:
+    """Whether a frame of a traceback is Metaflow's or the wrapper's."""
+    file = Path(frame.tb_frame.f_code.co_filename)
+    packages = [sys.modules[__package__ or ""], sys.modules.get("metaflow")]
+    return any(
+        package is not None and package.__file__ is not None and file.is_relative_to(Path(package.__file__).parent)
+        for package in packages
+    )
 
 
 # The task of this process; None in processes that the wrapper did not make, such as those that render cards.

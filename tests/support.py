@@ -142,7 +142,10 @@ def failures(result: dg.ExecuteInProcessResult, step: str) -> list[dg.DagsterEve
 def failure_description(event: dg.DagsterEvent) -> str:
     """What a user reads as the reason of a failed attempt."""
     data: Any = event.event_specific_data
-    return data.error.message
+    error = data.error
+    while error.cause is not None:
+        error = error.cause
+    return error.message
 
 
 def output_metadata(result: dg.ExecuteInProcessResult, step: str) -> Mapping[str, dg.MetadataValue]:
@@ -154,3 +157,12 @@ def output_metadata(result: dg.ExecuteInProcessResult, step: str) -> Mapping[str
     ]
     data: Any = event.event_specific_data
     return data.metadata
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -41,7 +41,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
     Args:
         env: Environment variables of all steps (`step_env`). A `dagster.EnvVar` is looked up in the environment of
             the run when a step starts.
-        cwd: The working directory of the steps; by default the flow file's folder.
+        cwd: The working directory of the steps; by default where the flow was compiled.
         context_injector: As for `dagster.PipesSubprocessClient`.
         message_reader: As for `dagster.PipesSubprocessClient`.
     """

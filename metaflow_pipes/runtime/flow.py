@@ -16,9 +16,8 @@ from metaflow_pipes.runtime.parameters import MetaflowParameter
 
 # The environment variables in which Metaflow looks for its user, in any order (`metaflow.util.get_username`).
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
-# The folder of Metaflow's local datastore, and that of its cards below it (`metaflow.metaflow_config`).
+# The folder of Metaflow's local datastore (`metaflow.metaflow_config`).
 LOCAL_DATASTORE_FOLDER = ".metaflow"
-CARDS_FOLDER = "mf.cards"
 
 
 class MetaflowFlowWarning(UserWarning):
@@ -33,6 +32,7 @@ class MetaflowFlow:
         name: The flow's name.
         file: The path of the flow file, relative to the definitions file's folder or absolute.
         definitions_file: The path of the generated file.
+        working_directory: Where the steps run: where the flow was compiled, as a path like `file`.
         fingerprint: `sha256:` and the digest of the flow file when it was compiled.
         top_level_args: Metaflow's options before its command.
         datastore: The type of the datastore: `local`, `s3`, ...
@@ -48,6 +48,7 @@ class MetaflowFlow:
     name: str
     file: str
     definitions_file: str
+    working_directory: str
     fingerprint: str
     top_level_args: Sequence[str]
     datastore: str
@@ -68,6 +69,12 @@ class MetaflowFlow:
     def path(self) -> Path:
         """The absolute path of the flow file."""
         return self._near_definitions(self.file)
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of the folder where the steps run; the flow file's if the other is gone."""
+        folder = self._near_definitions(self.working_directory)
+        return str(folder if folder.is_dir() else self.path.parent)
 
     @property
     def root(self) -> str:
@@ -108,7 +115,6 @@ class MetaflowFlow:
         root = Path(self.root)
         if self.datastore == "local" and root.name == LOCAL_DATASTORE_FOLDER:
             environment["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = str(root.parent)
-            environment["METAFLOW_CARD_LOCALROOT"] = str(root / CARDS_FOLDER)
         return environment
 
     def step_command(

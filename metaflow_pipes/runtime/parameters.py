@@ -18,7 +18,7 @@ class MetaflowParameter:
 
     Attributes:
         name: The parameter's name on Metaflow's command line.
-        kind: The type of its values; `file` is the path of an `IncludeFile`, relative to the flow file.
+        kind: The type of its values; `file` is the path of an `IncludeFile`, from where the steps run.
         default: The value if the run config has none; without a default the run config must have one.
         multiple: Whether the value is a list of values of that kind.
         separator: The character at which Metaflow splits the value into a list; the run config takes the string

@@ -87,10 +87,13 @@ def run_step(
         base_env=flow.environment(os.environ),
         # Metaflow's own runner sets these two last as well
         env={**(extra_env or {}), "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
-        cwd=pipes.cwd or str(flow.path.parent),
+        cwd=pipes.cwd or flow.folder,
     )
     report = report_of(invocation, pathspec, attempt)
     if report.failure is not None:
+        if report.failure.traceback:
+            # of an attempt that is retried, Dagster shows no metadata
+            context.log.error(f"{report.failure.description}\n{report.failure.traceback}")
         raise _failure(report, flow)
     context.log.info(f"Metaflow task {pathspec} finished after {report.duration_seconds:.1f} s.")
     context.add_output_metadata(report.output_metadata())

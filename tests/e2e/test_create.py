@@ -1,0 +1,187 @@
+"""`python flow.py dagster create`, `DagsterCompiler`, and what they say to bad input."""
+
+from __future__ import annotations
+
+import ast
+import os
+
+import pytest
+from support import Project, execute, job_of, load
+
+from metaflow_pipes import CompileError, DagsterCompiler
+
+OLD = "# the old definitions\n"
+
+
+def test_default_file_is_the_job_name_in_the_current_directory(project):
+    flows: Project = project("one_step.py")
+    output = flows.metaflow("one_step.py", "dagster", "create").stdout
+    assert (flows.folder / "onestepflow_dagster.py").is_file()
+    assert "dagster dev -f onestepflow_dagster.py" in output
+    assert "dagster job execute -f onestepflow_dagster.py -j OneStepFlow" in output
+
+
+def test_quiet_says_nothing(project):
+    flows: Project = project("one_step.py")
+    assert flows.metaflow("one_step.py", "--quiet", "dagster", "create").stdout == ""
+
+
+def test_same_flow_gives_same_bytes_from_shell_and_from_python(project, monkeypatch):
+    flows: Project = project("parameters.py")
+    flows.write("data.txt", "x")
+    first = flows.compile("parameters.py", "--step-env", "A=b", "--tag", "t", to="first.py").read_text()
+    again = flows.compile("parameters.py", "--step-env", "A=b", "--tag", "t", to="first.py").read_text()
+    monkeypatch.chdir(flows.folder)
+    compiler = DagsterCompiler("parameters.py", step_env={"A": "b"}, tags=["t"])
+    assert first == again == compiler.compile("first.py")
+    assert compiler.write("first.py").read_text() == first
+    assert compiler.write().name == "parametersflow_dagster.py"
+
+
+def test_file_loads_without_the_compiler_and_is_plain_dagster(project):
+    flows: Project = project("split.py")
+    definitions = flows.compile("split.py")
+    imported = {
+        name.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(definitions.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
+    assert imported == {"dagster", "metaflow_pipes.runtime"}
+    module = load(definitions)
+    assert module.SplitFlow is module.defs.get_job_def("SplitFlow") or module.SplitFlow.name == "SplitFlow"
+
+
+def test_name_max_workers_and_executor(project):
+    flows: Project = project("one_step.py")
+    job = flows.job("one_step.py", "--name", "nightly", "--max-workers", "3")
+    assert job.name == "nightly"
+    assert job.executor_def.config_schema.config_type.fields["max_concurrent"].default_value == 3
+    assert flows.job("one_step.py", "--executor", "in_process").executor_def.name == "in_process"
+    custom = flows.job("one_step.py", "--executor", "dagster:multi_or_in_process_executor")
+    assert custom.executor_def.name == "multi_or_in_process_executor"
+
+
+def test_compiler_passes_metaflows_options(project, monkeypatch):
+    flows: Project = project("decorated.py")
+    flows.write("sibling.py", "VALUE = 1\n")
+    flows.write("data.txt", "x")
+    monkeypatch.chdir(flows.folder)
+    compiler = DagsterCompiler(
+        "decorated.py",
+        branch="py",
+        production=False,
+        pylint=False,
+        config_value=[("settings", {"depth": 5, "label": "python"})],
+        decospecs=["retry:times=1"],
+        namespace="n",
+    )
+    job = job_of(compiler.write("defs.py"))
+    assert job.name == "shop_test_py_DecoratedFlow"
+    assert job.get_node_named("start").definition.retry_policy.max_retries == 1
+    result = execute(job)
+    assert flows.run_of(result).data.label == "python"
+
+
+def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
+    flows: Project = project()
+    flows.write("broken.py", "import no_such_module\n")
+    monkeypatch.chdir(flows.folder)
+    with pytest.raises(CompileError, match="no_such_module"):
+        DagsterCompiler("broken.py").compile()
+    with pytest.raises(CompileError, match=r"no flow file .*missing\.py"):
+        DagsterCompiler("missing.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "a-b"], "letters A-Z and a-z, digits"),
+        (["--name", ""], "letters A-Z and a-z, digits"),
+        (["--name", "type"], "reserve"),
+        (["--with", "no_such_decorator"], "no_such_decorator"),
+        (["--step-env", "=x"], "KEY=VALUE"),
+        (["--max-workers", "0"], "--max-workers is 0"),
+        (["--max-workers", "2", "--executor", "in_process"], "--max-workers can't be used"),
+        (["--executor", "no such"], "import path"),
+        (["--executor", "no_such_module:executor"], "no_such_module"),
+        (["--executor", "os:path"], "not a dagster.ExecutorDefinition"),
+        (["--tag", "x" * 600], "Tag is too long"),
+    ],
+)
+def test_bad_option_is_one_message_and_leaves_the_old_file(project, options, message):
+    flows: Project = project("one_step.py")
+    old = flows.write("defs.py", OLD)
+    finished = flows.metaflow("one_step.py", "dagster", "create", "defs.py", *options, check=False)
+    assert finished.returncode == 1
+    assert message in finished.stdout
+    assert "Traceback" not in finished.stdout
+    assert old.read_text() == OLD
+
+
+def test_flow_that_fails_lint_leaves_the_old_file(project):
+    flows: Project = project("one_step.py")
+    source = (flows.folder / "one_step.py").read_text()
+    flows.write("one_step.py", source.replace("    @step\n    def only", "    @step\n    def lost(self):\n        pass\n\n    @step\n    def only"))
+    old = flows.write("defs.py", OLD)
+    finished = flows.metaflow("one_step.py", "dagster", "create", "defs.py", check=False)
+    assert finished.returncode == 1
+    assert "Validity checker found an issue" in finished.stdout
+    assert old.read_text() == OLD
+
+
+def test_name_with_project_is_refused(project):
+    flows: Project = project("decorated.py")
+    flows.write("sibling.py", "VALUE = 1\n")
+    finished = flows.metaflow("decorated.py", "dagster", "create", "--name", "x", check=False)
+    assert finished.returncode == 1
+    assert "--branch" in finished.stdout
+
+
+def test_flow_file_can_not_be_the_output(project):
+    flows: Project = project("one_step.py")
+    source = (flows.folder / "one_step.py").read_text()
+    (flows.folder / "link.py").symlink_to("one_step.py")
+    for output in ("one_step.py", "./one_step.py", "link.py"):
+        finished = flows.metaflow("one_step.py", "dagster", "create", output, check=False)
+        assert finished.returncode == 1
+        assert "flow file itself" in finished.stdout
+    assert (flows.folder / "one_step.py").read_text() == source
+
+
+def test_output_that_can_not_be_written(project):
+    flows: Project = project("one_step.py")
+    (flows.folder / "a_file").write_text("")
+    (flows.folder / "a_folder").mkdir()
+    for output, message in (
+        ("no/such/folder/defs.py", "No such file or directory"),
+        ("a_file/defs.py", "Not a directory"),
+        ("a_folder", "is a folder"),
+    ):
+        finished = flows.metaflow("one_step.py", "dagster", "create", output, check=False)
+        assert finished.returncode == 1
+        assert message in finished.stdout
+        assert "Traceback" not in finished.stdout
+    assert sorted(os.listdir(flows.folder)) == [".metaflow", "a_file", "a_folder", "one_step.py"]
+
+
+def test_settings_are_baked_and_secrets_are_named_but_left_out(project):
+    flows: Project = project("one_step.py")
+    home = flows.folder / "home"
+    home.mkdir()
+    (home / "config.json").write_text(
+        '{"METAFLOW_DATATOOLS_S3ROOT": "s3://bucket/data", "METAFLOW_SERVICE_AUTH_KEY": "PLANTED-KEY",'
+        ' "METAFLOW_SERVICE_HEADERS": "{\\"authorization\\": \\"PLANTED-HEADER\\"}",'
+        ' "METAFLOW_SERVICE_URL": "https://user:PLANTED-PASSWORD@example.com",'
+        ' "METAFLOW_UI_URL": "https://ui.example.com"}'
+    )
+    env = {"METAFLOW_HOME": str(home), "AWS_SECRET_ACCESS_KEY": "PLANTED-ENV"}
+    flows.metaflow("one_step.py", "dagster", "create", "defs.py", **env)
+    text = (flows.folder / "defs.py").read_text()
+    assert "PLANTED" not in text
+    for name in ("METAFLOW_SERVICE_AUTH_KEY", "METAFLOW_SERVICE_HEADERS", "METAFLOW_SERVICE_URL"):
+        assert f"#   {name}\n" in text
+    assert '"METAFLOW_DATATOOLS_S3ROOT": "s3://bucket/data"' in text
+    assert '"METAFLOW_UI_URL": "https://ui.example.com"' in text
+    result = execute(job_of(flows.folder / "defs.py"))
+    assert result.success

@@ -1,0 +1,136 @@
+"""Decorators, configs and projects work as under Metaflow's own `run`; what can't work is refused."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import pytest
+from support import Project, execute, job_of, values_of
+
+CONFIG = ("--config-value", "settings", '{"depth": 7, "label": "given"}')
+
+
+@pytest.fixture
+def flows(project) -> Project:
+    flows = project("decorated.py")
+    flows.write("sibling.py", "VALUE = 'imported from the folder'\n")
+    flows.write("data.txt", "read from the folder")
+    return flows
+
+
+@pytest.mark.parametrize(
+    ("top_level", "job_name"),
+    [
+        ((), "shop_user_tester_DecoratedFlow"),
+        ((*CONFIG, "--branch", "try_it"), "shop_test_try_it_DecoratedFlow"),
+        (("--production",), "shop_prod_DecoratedFlow"),
+        (("--production", "--branch", "blue"), "shop_prod_blue_DecoratedFlow"),
+    ],
+)
+def test_decorated_flow_gives_the_artifacts_of_metaflows_own_run(flows, top_level, job_name):
+    job = flows.job("decorated.py", "--tag", "a tag: {{ x }}", top_level=top_level)
+    assert job.name == job_name
+    result = execute(job)
+    assert result.success
+    run = flows.run_of(result)
+    run_id_file = flows.folder / "native_run_id"
+    flows.metaflow(
+        "decorated.py", *top_level, "run", "--tag", "a tag: {{ x }}", "--run-id-file", str(run_id_file)
+    )
+    native = flows.metaflow_run("DecoratedFlow", run_id_file.read_text())
+    assert values_of(run) == values_of(native)
+    assert "a tag: {{ x }}" in run.user_tags
+    assert run.user_tags == native.user_tags
+    assert {tag for tag in run.system_tags if tag.startswith("project")} == {
+        tag for tag in native.system_tags if tag.startswith("project")
+    }
+
+
+def test_card_is_made_and_found(flows):
+    result = flows.run("decorated.py")
+    html = flows.metaflow("decorated.py", "card", "get", f"dagster-{result.run_id}/start/start").stdout
+    # a card holds its components in base64
+    contents = [base64.b64decode(chunk) for chunk in re.findall(r"[A-Za-z0-9+/]{40,}={0,2}", html) if len(chunk) % 4 == 0]
+    assert any(b"A heading" in content for content in contents)
+
+
+def test_resources_are_op_tags(flows):
+    job = flows.job("decorated.py")
+    tags = job.get_node_named("start").definition.tags
+    assert tags["metaflow/cpu"] == "2"
+    assert tags["metaflow/memory"] == "2048"
+    assert not any(tag.startswith("metaflow/") for tag in job.get_node_named("end").definition.tags)
+
+
+def test_config_file_is_resolved_when_compiled(flows):
+    file = flows.write("settings.json", '{"depth": 11, "label": "from the file"}')
+    definitions = flows.compile("decorated.py", top_level=("--config", "settings", str(file)))
+    file.unlink()
+    result = execute(job_of(definitions))
+    data = flows.run_of(result).data
+    assert (data.depth, data.label) == (11, "from the file")
+
+
+def test_credential_in_a_config_gives_a_warning(flows):
+    config = ("--config-value", "settings", '{"depth": 1, "label": "x", "db": {"password": "hunter2"}}')
+    output = flows.metaflow("decorated.py", *config, "dagster", "create").stdout
+    assert "settings.db.password looks like a credential" in output
+
+
+def test_namespace_reaches_the_steps(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, get_namespace, step\n\n"
+        "class NamespaceFlow(FlowSpec):\n    @step\n    def only(self):\n        self.seen = get_namespace()\n\n"
+        "if __name__ == '__main__':\n    NamespaceFlow()\n",
+    )
+    result = flows.run("flow.py", None, "--namespace", "production:abc")
+    assert flows.run_of(result).data.seen == "production:abc"
+
+
+SHAPES = {
+    "foreach": "        self.items = [1]\n        self.next(self.a, foreach='items')\n"
+    "    @step\n    def a(self):\n        self.next(self.j)\n"
+    "    @step\n    def j(self, inputs):\n        self.next(self.end)\n",
+    "switch": "        self.x = 'a'\n        self.next({'a': self.a, 'b': self.b}, condition='x')\n"
+    "    @step\n    def a(self):\n        self.next(self.end)\n"
+    "    @step\n    def b(self):\n        self.next(self.end)\n",
+    "@parallel": "        self.next(self.a, num_parallel=2)\n"
+    "    @parallel\n    @step\n    def a(self):\n        self.next(self.j)\n"
+    "    @step\n    def j(self, inputs):\n        self.next(self.end)\n",
+    "@kubernetes": "        self.next(self.end)\n",
+    "@slurm": "        self.next(self.end)\n",
+}
+
+
+@pytest.mark.parametrize("what", SHAPES)
+def test_what_can_not_run_is_refused_by_name(project, what):
+    flows: Project = project()
+    decorator, definition = "", ""
+    if what == "@kubernetes":
+        decorator = "    @kubernetes\n"
+    if what == "@slurm":
+        # a stand-in for an extension's decorator: only its name matters here
+        definition = (
+            "from metaflow.decorators import StepDecorator, _base_step_decorator\n"
+            "class Slurm(StepDecorator):\n    name = 'slurm'\n\n"
+            "def slurm(f):\n    f.decorators.append(Slurm(statically_defined=True))\n    return f\n\n"
+        )
+        decorator = "    @slurm\n"
+    flows.write(
+        "flow.py",
+        f"from metaflow import FlowSpec, kubernetes, parallel, step\n{definition}"
+        f"class RefusedFlow(FlowSpec):\n{decorator}    @step\n    def start(self):\n{SHAPES[what]}"
+        "    @step\n    def end(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    RefusedFlow()\n",
+    )
+    top_level = ("--datastore", "s3", "--datastore-root", "s3://b/r") if what == "@kubernetes" else ()
+    finished = flows.metaflow("flow.py", *top_level, "dagster", "create", "defs.py", check=False)
+    assert finished.returncode == 1
+    assert "not supported" in finished.stdout
+    assert what.strip("@") in finished.stdout
+    assert "RefusedFlow" in finished.stdout
+    assert "step start" in finished.stdout.lower() or "Step a" in finished.stdout
+    assert "Traceback" not in finished.stdout

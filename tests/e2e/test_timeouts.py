@@ -1,0 +1,57 @@
+"""`@timeout` is enforced, whatever the step does, and each attempt has its own limit."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import Project, execute, failure_description, failures, is_running, job_of, values_of
+
+
+@pytest.mark.parametrize(("how", "at_most_seconds"), [("sleep", 8), ("c call", 10), ("blocked", 22), ("children", 22)])
+def test_step_over_its_limit_is_ended_and_retried(project, how, at_most_seconds):
+    flows: Project = project("timeouts.py")
+    job = job_of(flows.compile("timeouts.py"))
+    started = time.monotonic()
+    result = execute(job, {"how": how})
+    assert time.monotonic() - started < at_most_seconds
+    assert result.success
+    (failed,) = failures(result, "only")
+    assert "Step only of flow TimeoutsFlow (attempt 0) timed out after 2 s" in failure_description(failed)
+    if how == "children":
+        pids = [int(pid) for pid in (flows.folder / "pids").read_text().split()]
+        assert len(pids) == 2
+        assert not any(map(is_running, pids))
+    # the logs of the attempt that was ended are kept
+    log = flows.folder / f".metaflow/TimeoutsFlow/dagster-{result.run_id}/only/only/0.runtime_stdout.log"
+    assert "in attempt 0" in log.read_text()
+    assert flows.run_of(result).successful
+
+
+def test_catch_sees_metaflows_own_timeout(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "import time\nfrom metaflow import FlowSpec, catch, step, timeout\n\n"
+        "class CaughtTimeoutFlow(FlowSpec):\n"
+        "    @catch(var='late', print_exception=False)\n    @timeout(seconds=1)\n    @step\n    def start(self):\n"
+        "        time.sleep(60)\n        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        self.was_late = 'timed out after' in str(self.late)\n\n"
+        "if __name__ == '__main__':\n    CaughtTimeoutFlow()\n",
+    )
+    result = flows.run("flow.py")
+    assert result.success
+    assert failures(result, "start") == []
+    assert values_of(flows.run_of(result))["end"]["was_late"] is True
+
+
+def test_limit_is_on_the_steps_code_not_on_its_imports(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "import sys, time\nfrom metaflow import FlowSpec, step, timeout\n\n"
+        "if 'step' in sys.argv:\n    time.sleep(3)\n\n"
+        "class SlowImportFlow(FlowSpec):\n    @timeout(seconds=1)\n    @step\n    def only(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    SlowImportFlow()\n",
+    )
+    assert flows.run("flow.py").success

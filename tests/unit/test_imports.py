@@ -1,0 +1,40 @@
+"""Metaflow's side is imported by every Metaflow process: it must be light, and know nothing of Dagster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def _imported_by(code: str) -> set[str]:
+    script = f"import sys; before = set(sys.modules); {code}; import json; print(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return set(json.loads(output.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import metaflow",
+        "import metaflow_pipes",
+        "import metaflow_pipes.deployment.cli",
+        "import step_wrapper.decorator, step_wrapper.supervisor, step_wrapper.command, step_wrapper.report",
+    ],
+)
+def test_metaflows_side_does_not_import_dagster(code):
+    imported = _imported_by(code)
+    assert not {"dagster", "jinja2", "metaflow_pipes.runtime", "metaflow_pipes.compiler"} & imported
+
+
+def test_supervisor_does_not_import_metaflow():
+    assert not {"metaflow", "dagster", "asyncio"} & _imported_by("import step_wrapper.__main__, step_wrapper.supervisor")
+
+
+def test_extension_is_found_beside_other_extensions():
+    from importlib import metadata
+
+    top_level = metadata.distribution("metaflow-pipes").read_text("top_level.txt") or ""
+    assert "metaflow_extensions" in top_level.split()

@@ -1,0 +1,122 @@
+"""Lowering: names, retries, executors and warnings, over plain data."""
+
+from __future__ import annotations
+
+import keyword
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import flow_model, step_model
+
+from metaflow_pipes import CompileError
+from metaflow_pipes.lowering import RESERVED_NAMES, lower, parse_step_env
+from metaflow_pipes.model import FromRunEnvironment, JobOptions, ParameterModel
+
+
+def _names(*steps: str, flow: str = "SomeFlow") -> dict[str, str]:
+    job = lower(flow_model(*(step_model(step) for step in steps), name=flow), JobOptions())
+    return {op.step.name: op.name for op in job.ops}
+
+
+def test_reserved_names_are_those_of_dagster():
+    from dagster._core.definitions.utils import DISALLOWED_NAMES
+
+    assert RESERVED_NAMES == DISALLOWED_NAMES
+
+
+@pytest.mark.parametrize(
+    ("steps", "names"),
+    [
+        (["start", "end"], ["start", "end"]),
+        (["config", "type"], ["config_", "type_"]),
+        (["type", "type_", "type__"], ["type___", "type_", "type__"]),
+        (["SomeFlow", "other"], ["SomeFlow_", "other"]),
+        (["étape"], ["_xe9tape"]),
+        (["étape", "_xe9tape"], ["_xe9tape_", "_xe9tape"]),
+    ],
+)
+def test_op_takes_the_steps_name_or_an_escaped_one(steps, names):
+    assert list(_names(*steps).values()) == names
+
+
+identifiers = st.one_of(
+    st.from_regex(r"[a-z_é][a-z0-9_é]{0,5}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name)),
+    st.sampled_from(sorted(RESERVED_NAMES - set(keyword.kwlist))),
+)
+
+
+@given(st.lists(identifiers, unique=True, min_size=1, max_size=8), identifiers)
+def test_op_names_are_valid_and_distinct(steps, flow):
+    names = _names(*steps, flow=flow)
+    assert len(set(names.values())) == len(steps)
+    for name in names.values():
+        assert name.isascii()
+        assert name not in RESERVED_NAMES
+
+
+def test_join_takes_its_inputs_in_metaflows_order():
+    flow = flow_model(
+        step_model("start"),
+        step_model("b", "start"),
+        step_model("a", "start"),
+        step_model("join", "a", "b", is_join=True),
+    )
+    join = lower(flow, JobOptions()).ops[-1]
+    assert join.upstream == ("task_a", "task_b")
+    assert join.is_join
+
+
+@pytest.mark.parametrize(
+    ("deployment_name", "job_name"),
+    [
+        ("SomeFlow", "SomeFlow"),
+        ("shop.user.ann-b.SomeFlow", "shop_user_ann_b_SomeFlow"),
+        ("shop.prod.SomeFlow", "shop_prod_SomeFlow"),
+        ("type", "type_"),
+    ],
+)
+def test_job_name_is_the_deployments(deployment_name, job_name):
+    flow = replace(flow_model(step_model("start")), deployment_name=deployment_name)
+    assert lower(flow, JobOptions()).name == job_name
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("nightly", "nightly"), ("dg", "job_dg"), ("FLOW", "job_FLOW"), ("op_start", "job_op_start"), ("1st", "job_1st")],
+)
+def test_job_function_does_not_hide_what_the_file_needs(name, function):
+    job = lower(flow_model(step_model("start")), JobOptions(name=name))
+    assert (job.name, job.function) == (name, function)
+
+
+def test_retries_of_code_and_of_errors_add_up():
+    step = replace(step_model("start"), user_code_retries=2, error_retries=3)
+    assert lower(flow_model(step), JobOptions()).ops[0].max_retries == 5
+
+
+def test_step_env_items():
+    assert parse_step_env(["A=b", "C=d=e", "E=", "F"]) == {
+        "A": "b",
+        "C": "d=e",
+        "E": "",
+        "F": FromRunEnvironment("F"),
+    }
+    for item in ("", "=x", "A\0=b", "A=b\0"):
+        with pytest.raises(CompileError):
+            parse_step_env([item])
+
+
+def test_credentials_are_warned_of_wherever_they_would_stand():
+    step = replace(step_model("start"), environment={"HF_TOKEN": "x", "TOKENIZERS_PARALLELISM": "false"})
+    flow = replace(
+        flow_model(step),
+        parameters=(ParameterModel("password", "str", has_default=True, default="x"), ParameterModel("secret", "str")),
+        configs={"settings": ({"db": [{"api_key": "x"}], "url": "postgres://me:pw@host/db", "depth": 3}, False)},
+    )
+    options = JobOptions(step_env={"API_KEY": "x", "SAFE_KEY_FROM_RUN_TOKEN": FromRunEnvironment("T"), "LANG": "C"})
+    warnings = lower(flow, options).warnings
+    assert len(warnings) == 5
+    for text in ("API_KEY", "HF_TOKEN of step start", "parameter password", "settings.db.api_key", "settings.url"):
+        assert sum(text in warning for warning in warnings) >= 1, text
