@@ -21,7 +21,7 @@ from dagster_pipes import encode_param
 
 from metaflow_pipes.runtime import MetaflowFlow
 
-FLOW_SOURCE = '''
+FLOW_SOURCE = """
 from metaflow import FlowSpec, step
 
 
@@ -37,7 +37,7 @@ class EmptyFlow(FlowSpec):
 
 if __name__ == "__main__":
     EmptyFlow()
-'''
+"""
 
 
 def main() -> None:
@@ -99,19 +99,27 @@ class StepBenchmark:
         self.run_ids = {"native": "", "wrapped": ""}
 
     def native(self, step: str) -> None:
+        """Launch a step as Metaflow's runner does."""
         command = self._command("native", step)
         command.remove("--with=dagster_internal")
         if step == "start":
-            init = [*command[: command.index("step")], "init", *self.flow.init_command(self.run_ids["native"], "p", {})]
+            init = [
+                *command[: command.index("step")],
+                "init",
+                *self.flow.init_command(self.run_ids["native"], "p", {}),
+            ]
             # untimed in the result: a process that has been waited for counts, so another one waits for it
             subprocess.run(
-                [sys.executable, "-c", DETACHED, json.dumps([sys.executable, *init])], env=self.environment, check=True
+                [sys.executable, "-c", DETACHED, json.dumps([sys.executable, *init])],
+                env=self.environment,
+                check=True,
             )
         subprocess.run(
             [sys.executable, *command], env=self.environment, cwd=self.folder, check=True, capture_output=True
         )
 
     def wrapped(self, step: str) -> None:
+        """Launch a step as an op does."""
         command = self._command("wrapped", step)
         run_id = self.run_ids["wrapped"]
         launch = {

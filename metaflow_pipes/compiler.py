@@ -127,10 +127,16 @@ class DagsterCompiler:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder, "flow.pickle")
             specs = [f"--with={spec}" for spec in self._decospecs]
-            command = [self._python, str(self._flow_file), *self._top_level, "dagster", "read", *specs, str(model)]
-            finished = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-            )
+            command = [
+                self._python,
+                str(self._flow_file),
+                *self._top_level,
+                "dagster",
+                "read",
+                *specs,
+                str(model),
+            ]
+            finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             if finished.returncode != 0 or not model.is_file():
                 raise CompileError(f"The flow in {self._flow_file} can't be read:\n{finished.stdout.strip()}")
             return pickle.loads(model.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
@@ -224,7 +230,13 @@ def _flag(option: str, *, is_on: bool) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    return (
+        json.dumps(value)
+        if isinstance(value, (dict, list))
+        else os.fspath(value)
+        if isinstance(value, os.PathLike)
+        else str(value)
+    )
 
 
 __all__ = [

@@ -18,7 +18,23 @@ if TYPE_CHECKING:
 
 # What Dagster refuses as a name of an op or a job, beside Python's keywords.
 RESERVED_NAMES = frozenset(
-    "context conf config meta arg_dict dict input_arg_dict output_arg_dict int str float bool input output type".split()
+    [
+        "context",
+        "conf",
+        "config",
+        "meta",
+        "arg_dict",
+        "dict",
+        "input_arg_dict",
+        "output_arg_dict",
+        "int",
+        "str",
+        "float",
+        "bool",
+        "input",
+        "output",
+        "type",
+    ]
 ) | frozenset(keyword.kwlist)
 
 # The names that a generated file defines or imports for itself.

@@ -117,7 +117,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         datastore_root=_datastore_root(state),
         settings=settings,
         withheld_settings=withheld_settings,
-        user=get_username() or "dagster",
+        user=_user(),
     )
 
 
@@ -347,6 +347,10 @@ def _datastore_root(state: Any) -> str:
     return str(Path(root).resolve()) if state.flow_datastore.TYPE == "local" else root
 
 
+def _user() -> str:
+    return str(get_username() or "dagster")
+
+
 def _settings() -> tuple[dict[str, str], tuple[str, ...]]:
     """The settings that go into the file, and the names of those in use that must not."""
     baked: dict[str, str] = {}
@@ -358,5 +362,5 @@ def _settings() -> tuple[dict[str, str], tuple[str, ...]]:
             baked[name] = value
     if current.get("project_name"):
         # the user's branch of a @project stays that of whoever compiled, as with Metaflow's other schedulers
-        baked["METAFLOW_OWNER"] = os.environ.get("METAFLOW_OWNER") or get_username() or "dagster"
+        baked["METAFLOW_OWNER"] = os.environ.get("METAFLOW_OWNER") or _user()
     return dict(sorted(baked.items())), tuple(sorted(withheld))

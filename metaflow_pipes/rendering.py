@@ -131,9 +131,7 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
         return flat
     inner = indent + 4
     if isinstance(value, dict):
-        items = [
-            f"{_flat(key)}: {literal(item, inner, len(_flat(key)) + 3)}" for key, item in value.items()
-        ]
+        items = [f"{_flat(key)}: {literal(item, inner, len(_flat(key)) + 3)}" for key, item in value.items()]
         opening, closing = "{", "}"
     else:
         items = [literal(item, inner, 1) for item in value]
@@ -164,4 +162,3 @@ def _string(value: str) -> str:
     if text.startswith("'") and '"' not in text and "\\'" not in text:
         return f'"{text[1:-1]}"'
     return text
-

@@ -135,7 +135,9 @@ def _behind(exit_: SystemExit) -> BaseException | None:
         return None
     error = exit_.__context__
     # click turns an interrupt into an Abort
-    return error.__context__ if type(error).__name__ == "Abort" else error
+    if error is not None and type(error).__name__ == "Abort":
+        return error.__context__
+    return error
 
 
 def _exit_code(exit_: SystemExit) -> int:

@@ -73,18 +73,17 @@ class DagsterInternalDecorator(StepDecorator):
         graph: Any,
         retry_count: int,
         max_user_code_retries: int,
-    ) -> bool:
-        """When the step's code has raised. Never handles the exception: that is `@catch`'s."""
+    ) -> None:
+        """When the step's code has raised. Does not handle the exception: that is `@catch`'s."""
         if running.current is not None:
             running.current.exception = exception
             running.current.tell(running.CODE_ENDS)
-        return False
 
 
 def _init_run(flow: Any, arguments: list[str]) -> None:
     from metaflow._vendor import click
 
-    context = click.get_current_context()
+    context: Any = click.get_current_context()
     state = copy.copy(context.obj)
     # a flow of its own, since storing the parameters leaves marks on the one that the step will run
     state.flow = flow.__class__(use_cli=False)

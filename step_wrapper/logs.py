@@ -6,7 +6,10 @@ import contextlib
 import os
 import select
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHUNK_BYTES = 1 << 18
 # How much of a log's end is read for a tail.

@@ -67,12 +67,12 @@ def report(
 
 
 def _datastore(launch: Launch) -> FlowDataStore:
-    storage = next(storage for storage in DATASTORES if storage.TYPE == launch.datastore)
+    storage = next(storage for storage in DATASTORES if launch.datastore == storage.TYPE)
     return FlowDataStore(launch.flow, storage_impl=storage, ds_root=launch.datastore_root)
 
 
 def _save_logs(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folder: Path) -> None:
-    task = datastore.get_task_datastore(
+    task: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
     task.save_logs(RUNTIME_LOG_SOURCE, {stream: log_path(folder, stream) for stream in STREAMS})
@@ -88,12 +88,14 @@ def _save_logs(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folde
 def _artifacts(task: Any, inherited: Mapping[str, set[str]]) -> list[dict[str, Any]]:
     """What the task made or changed, without reading any value: name, type and size in bytes."""
     produced = sorted(
-        name
-        for name, key in task._objects.items()
-        if not name.startswith("_") and key not in inherited.get(name, ())
+        name for name, key in task._objects.items() if not name.startswith("_") and key not in inherited.get(name, ())
     )
     return [
-        {"name": name, "type": _type_name(task._info.get(name, {})), "size": task._info.get(name, {}).get("size")}
+        {
+            "name": name,
+            "type": _type_name(task._info.get(name, {})),
+            "size": task._info.get(name, {}).get("size"),
+        }
         for name in produced
     ]
 

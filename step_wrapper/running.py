@@ -47,8 +47,9 @@ class RunningTask:
         """The exception as `Type: message`, or None."""
         if self.exception is None:
             return None
-        if hasattr(self.exception, "format_message"):  # click's errors name the option there alone
-            return f"{type(self.exception).__name__}: {self.exception.format_message()}"
+        format_message = getattr(self.exception, "format_message", None)
+        if callable(format_message):  # click's errors name the option there alone
+            return f"{type(self.exception).__name__}: {format_message()}"
         return "".join(traceback.format_exception_only(self.exception)).strip()
 
     def user_traceback(self) -> str:

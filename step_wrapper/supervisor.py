@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -134,10 +135,8 @@ class Supervisor:
             from step_wrapper.command import run_step
 
             code = run_step(self._launch, self._context, control, writers, self._folder, self._started)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            with contextlib.suppress(Exception):
-                sys.stderr.flush()
+        except BaseException as error:
+            _print(error)
         finally:
             os._exit(code)
 
@@ -257,8 +256,8 @@ class Supervisor:
                 from step_wrapper.report import report
 
                 code = 0 if report(self._launch, self._context, outcome, self._folder) else 1
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:
+                _print(error)
             finally:
                 os._exit(code)
         give_up_at = time.monotonic() + POST_MORTEM_SECONDS
@@ -268,3 +267,9 @@ class Supervisor:
                 os.waitpid(reporter, 0)
                 break
             time.sleep(0.01)
+
+
+def _print(error: BaseException) -> None:
+    with contextlib.suppress(Exception):
+        traceback.print_exception(error)
+        sys.stderr.flush()

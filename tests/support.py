@@ -64,7 +64,11 @@ class Project:
         return job_of(self.compile(flow, *options, top_level=top_level))
 
     def run(
-        self, flow: str, parameters: Mapping[str, Any] | None = None, *options: str, top_level: tuple[str, ...] = ()
+        self,
+        flow: str,
+        parameters: Mapping[str, Any] | None = None,
+        *options: str,
+        top_level: tuple[str, ...] = (),
     ) -> dg.ExecuteInProcessResult:
         """Compile a flow and run its job in this process, to success or failure."""
         return execute(self.job(flow, *options, top_level=top_level), parameters)
@@ -73,7 +77,9 @@ class Project:
         """The same flow by Metaflow's own runner."""
         run_id_file = self.folder / "run_id"
         self.metaflow(flow, "--no-pylint", "run", "--run-id-file", str(run_id_file), *arguments, **env)
-        flow_name = next(line.split("(")[0][6:] for line in (self.folder / flow).read_text().splitlines() if "(FlowSpec)" in line)
+        flow_name = next(
+            line.split("(")[0][6:] for line in (self.folder / flow).read_text().splitlines() if "(FlowSpec)" in line
+        )
         return self.metaflow_run(flow_name, run_id_file.read_text())
 
     def metaflow_run(self, flow: str, run_id: str) -> metaflow.Run:

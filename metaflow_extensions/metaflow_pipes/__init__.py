@@ -1,0 +1,1 @@
+"""The Metaflow extension of metaflow-pipes."""

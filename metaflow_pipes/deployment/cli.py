@@ -33,14 +33,8 @@ def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@click.group()
-def cli() -> None:
-    """Commands that metaflow-pipes adds."""
-
-
-@cli.group(help="Commands related to Dagster.")
-def dagster() -> None:
-    """The command group."""
+dagster = click.Group("dagster", help="Commands related to Dagster.")
+cli = click.Group(commands={"dagster": dagster})
 
 
 @dagster.command(help="Compile this flow into a Dagster definitions file.")
@@ -115,7 +109,10 @@ def create(
         obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     echo = functools.partial(obj.echo, no_bold=True)
-    echo(f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.", fg="green")
+    echo(
+        f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.",
+        fg="green",
+    )
     echo(f"    dagster dev -f {shown}", nl=True)
     echo(f"    dagster job execute -f {shown} -j {job.name}")
 

@@ -27,7 +27,10 @@ class _MessageReader(dg.PipesTempFileMessageReader):
     Dagster warns that the property it asks for is in preview, unless a reader answers for itself.
     """
 
-    expected_writer_count = 1
+    @property
+    def expected_writer_count(self) -> int:
+        """One: a step has one supervisor."""
+        return 1
 
 
 class MetaflowPipesClient(dg.PipesSubprocessClient):
@@ -107,9 +110,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
 
         Its standard input is the lifeline: nothing is ever written, and it ends when this process does.
         """
-        process = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdin=subprocess.PIPE, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.PIPE, start_new_session=True)
         try:
             yield process
         finally:

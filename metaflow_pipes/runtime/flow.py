@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-from metaflow_pipes.runtime.parameters import MetaflowParameter
+    import dagster as dg
+
+    from metaflow_pipes.runtime.parameters import MetaflowParameter
 
 # The environment variables in which Metaflow looks for its user, in any order (`metaflow.util.get_username`).
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
@@ -118,7 +120,13 @@ class MetaflowFlow:
         return environment
 
     def step_command(
-        self, step: str, run_id: str, task_id: str, input_paths: Sequence[str], attempt: int, user_code_retries: int
+        self,
+        step: str,
+        run_id: str,
+        task_id: str,
+        input_paths: Sequence[str],
+        attempt: int,
+        user_code_retries: int,
     ) -> list[str]:
         """The arguments of Metaflow's `step` command for one attempt of a task.
 

@@ -122,7 +122,13 @@ def test_bad_option_is_one_message_and_leaves_the_old_file(project, options, mes
 def test_flow_that_fails_lint_leaves_the_old_file(project):
     flows: Project = project("one_step.py")
     source = (flows.folder / "one_step.py").read_text()
-    flows.write("one_step.py", source.replace("    @step\n    def only", "    @step\n    def lost(self):\n        pass\n\n    @step\n    def only"))
+    flows.write(
+        "one_step.py",
+        source.replace(
+            "    @step\n    def only",
+            "    @step\n    def lost(self):\n        pass\n\n    @step\n    def only",
+        ),
+    )
     old = flows.write("defs.py", OLD)
     finished = flows.metaflow("one_step.py", "dagster", "create", "defs.py", check=False)
     assert finished.returncode == 1

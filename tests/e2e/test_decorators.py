@@ -35,9 +35,7 @@ def test_decorated_flow_gives_the_artifacts_of_metaflows_own_run(flows, top_leve
     assert result.success
     run = flows.run_of(result)
     run_id_file = flows.folder / "native_run_id"
-    flows.metaflow(
-        "decorated.py", *top_level, "run", "--tag", "a tag: {{ x }}", "--run-id-file", str(run_id_file)
-    )
+    flows.metaflow("decorated.py", *top_level, "run", "--tag", "a tag: {{ x }}", "--run-id-file", str(run_id_file))
     native = flows.metaflow_run("DecoratedFlow", run_id_file.read_text())
     assert values_of(run) == values_of(native)
     assert "a tag: {{ x }}" in run.user_tags
@@ -51,7 +49,9 @@ def test_card_is_made_and_found(flows):
     result = flows.run("decorated.py")
     html = flows.metaflow("decorated.py", "card", "get", f"dagster-{result.run_id}/start/start").stdout
     # a card holds its components in base64
-    contents = [base64.b64decode(chunk) for chunk in re.findall(r"[A-Za-z0-9+/]{40,}={0,2}", html) if len(chunk) % 4 == 0]
+    contents = [
+        base64.b64decode(chunk) for chunk in re.findall(r"[A-Za-z0-9+/]{40,}={0,2}", html) if len(chunk) % 4 == 0
+    ]
     assert any(b"A heading" in content for content in contents)
 
 

@@ -154,7 +154,9 @@ def test_compiler_takes_dagster_env_vars(project, monkeypatch):
     compiler = DagsterCompiler(file, step_env={"API_KEY": dg.EnvVar("TEAM_KEY"), "AWS_REGION": "us-west-2"})
     definitions = compiler.write("defs.py")
     assert load(definitions).METAFLOW_STEP_ENV["AWS_REGION"] == "us-west-2"
-    assert 'METAFLOW_STEP_ENV = {"API_KEY": dg.EnvVar("TEAM_KEY"), "AWS_REGION": "us-west-2"}' in definitions.read_text()
+    assert (
+        'METAFLOW_STEP_ENV = {"API_KEY": dg.EnvVar("TEAM_KEY"), "AWS_REGION": "us-west-2"}' in definitions.read_text()
+    )
     monkeypatch.setenv("TEAM_KEY", "k")
     assert flows.run_of(execute(job_of(definitions)))["start"].task.data.seen == "k"
 

@@ -32,7 +32,11 @@ def compiled(tmp_path_factory):
     flows = Project.of(tmp_path_factory.mktemp("parameters") / "project", "parameters.py", "required.py")
     flows.write("data.txt", "the data\n")
     flows.write("other.txt", "other data\n")
-    return flows, job_of(flows.compile("parameters.py")), job_of(flows.compile("required.py", to="required_defs.py"))
+    return (
+        flows,
+        job_of(flows.compile("parameters.py")),
+        job_of(flows.compile("required.py", to="required_defs.py")),
+    )
 
 
 def test_defaults_give_the_artifacts_of_metaflows_own_run(compiled):

@@ -54,9 +54,7 @@ def test_reexecution_of_all_steps_is_a_new_metaflow_run(project, tmp_path):
     job = persistent(flows.compile("flaky.py"))
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         first = dg.execute_job(job, instance)
-        second = dg.execute_job(
-            job, instance, reexecution_options=dg.ReexecutionOptions(parent_run_id=first.run_id)
-        )
+        second = dg.execute_job(job, instance, reexecution_options=dg.ReexecutionOptions(parent_run_id=first.run_id))
         assert first.success
         assert second.success
     for result in (first, second):

@@ -124,8 +124,8 @@ def test_output_arrives_while_the_step_runs(project):
     flows.write(
         "flow.py",
         "import time\nfrom metaflow import FlowSpec, step\n\n"
-        "class SlowFlow(FlowSpec):\n    @step\n    def only(self):\n        print('early line')\n        time.sleep(4)\n"
-        "        print('late line')\n\nif __name__ == '__main__':\n    SlowFlow()\n",
+        "class SlowFlow(FlowSpec):\n    @step\n    def only(self):\n        print('early line')\n"
+        "        time.sleep(4)\n        print('late line')\n\nif __name__ == '__main__':\n    SlowFlow()\n",
     )
     definitions = flows.compile("flow.py", "--executor", "in_process")
     process = subprocess.Popen(

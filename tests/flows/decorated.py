@@ -2,10 +2,9 @@ import os
 import sys
 from datetime import timedelta
 
-from metaflow import Config, FlowSpec, Parameter, card, current, project, resources, retry, secrets, step
-from metaflow.cards import Markdown
-
 import sibling
+from metaflow import Config, FlowSpec, Parameter, card, current, project, resources, secrets, step
+from metaflow.cards import Markdown
 
 
 @project(name="shop")

@@ -1,7 +1,7 @@
 import os
 import sys
 
-from metaflow import Config, FlowSpec, FlowMutator, StepMutator, config_expr, environment, step
+from metaflow import Config, FlowMutator, FlowSpec, StepMutator, config_expr, environment, step
 
 
 class add_by_flow_mutator(FlowMutator):

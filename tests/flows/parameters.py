@@ -38,9 +38,7 @@ class ParametersFlow(FlowSpec):
 
     @step
     def end(self):
-        self.types = {
-            name: type(getattr(self, name)).__name__ for name in dir(type(self)) if name in NAMES
-        }
+        self.types = {name: type(getattr(self, name)).__name__ for name in dir(type(self)) if name in NAMES}
 
 
 NAMES = [name for name, value in vars(ParametersFlow).items() if isinstance(value, Parameter)]

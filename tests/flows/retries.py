@@ -1,6 +1,6 @@
 import os
 
-from metaflow import FlowSpec, Parameter, catch, current, retry, step
+from metaflow import FlowSpec, catch, current, retry, step
 
 
 class RetriesFlow(FlowSpec):

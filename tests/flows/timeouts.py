@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from metaflow import FlowSpec, Parameter, catch, current, retry, step, timeout
+from metaflow import FlowSpec, Parameter, current, retry, step, timeout
 
 
 class TimeoutsFlow(FlowSpec):

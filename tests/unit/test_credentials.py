@@ -9,8 +9,10 @@ from metaflow_pipes.credentials import looks_like_credential
 
 @pytest.mark.parametrize(
     "name",
-    ["API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "HF_TOKEN", "GITHUB_TOKEN", "token"]
-    + ["CLIENT_SECRET", "private-key", "service.auth", "MY_PWD", "SLACK_CREDENTIALS", "apikey"],
+    [
+        *("API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "HF_TOKEN", "GITHUB_TOKEN", "token"),
+        *("CLIENT_SECRET", "private-key", "service.auth", "MY_PWD", "SLACK_CREDENTIALS", "apikey"),
+    ],
 )
 def test_names_of_credentials(name):
     assert looks_like_credential(name, "x")
@@ -19,7 +21,16 @@ def test_names_of_credentials(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "PWD", "OMP_NUM_THREADS", "AUTHOR", "KEYBOARD", "SORT_KEY", "PASSENGERS"],
+    [
+        "TOKENIZERS_PARALLELISM",
+        "MAX_TOKENS",
+        "PWD",
+        "OMP_NUM_THREADS",
+        "AUTHOR",
+        "KEYBOARD",
+        "SORT_KEY",
+        "PASSENGERS",
+    ],
 )
 def test_names_of_other_things(name):
     assert not looks_like_credential(name, "x")

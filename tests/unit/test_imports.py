@@ -21,7 +21,7 @@ def _imported_by(code: str) -> set[str]:
         "import metaflow",
         "import metaflow_pipes",
         "import metaflow_pipes.deployment.cli",
-        "import step_wrapper.decorator, step_wrapper.supervisor, step_wrapper.command, step_wrapper.report",
+        "import metaflow, step_wrapper.decorator, step_wrapper.supervisor, step_wrapper.command, step_wrapper.report",
     ],
 )
 def test_metaflows_side_does_not_import_dagster(code):
@@ -30,7 +30,9 @@ def test_metaflows_side_does_not_import_dagster(code):
 
 
 def test_supervisor_does_not_import_metaflow():
-    assert not {"metaflow", "dagster", "asyncio"} & _imported_by("import step_wrapper.__main__, step_wrapper.supervisor")
+    assert not {"metaflow", "dagster", "asyncio"} & _imported_by(
+        "import step_wrapper.__main__, step_wrapper.supervisor"
+    )
 
 
 def test_extension_is_found_beside_other_extensions():

@@ -84,7 +84,13 @@ def test_job_name_is_the_deployments(deployment_name, job_name):
 
 @pytest.mark.parametrize(
     ("name", "function"),
-    [("nightly", "nightly"), ("dg", "job_dg"), ("FLOW", "job_FLOW"), ("op_start", "job_op_start"), ("1st", "job_1st")],
+    [
+        ("nightly", "nightly"),
+        ("dg", "job_dg"),
+        ("FLOW", "job_FLOW"),
+        ("op_start", "job_op_start"),
+        ("1st", "job_1st"),
+    ],
 )
 def test_job_function_does_not_hide_what_the_file_needs(name, function):
     job = lower(flow_model(step_model("start")), JobOptions(name=name))
@@ -112,11 +118,20 @@ def test_credentials_are_warned_of_wherever_they_would_stand():
     step = replace(step_model("start"), environment={"HF_TOKEN": "x", "TOKENIZERS_PARALLELISM": "false"})
     flow = replace(
         flow_model(step),
-        parameters=(ParameterModel("password", "str", has_default=True, default="x"), ParameterModel("secret", "str")),
+        parameters=(
+            ParameterModel("password", "str", has_default=True, default="x"),
+            ParameterModel("secret", "str"),
+        ),
         configs={"settings": ({"db": [{"api_key": "x"}], "url": "postgres://me:pw@host/db", "depth": 3}, False)},
     )
     options = JobOptions(step_env={"API_KEY": "x", "SAFE_KEY_FROM_RUN_TOKEN": FromRunEnvironment("T"), "LANG": "C"})
     warnings = lower(flow, options).warnings
     assert len(warnings) == 5
-    for text in ("API_KEY", "HF_TOKEN of step start", "parameter password", "settings.db.api_key", "settings.url"):
+    for text in (
+        "API_KEY",
+        "HF_TOKEN of step start",
+        "parameter password",
+        "settings.db.api_key",
+        "settings.url",
+    ):
         assert sum(text in warning for warning in warnings) >= 1, text

@@ -21,7 +21,20 @@ DEFINITIONS = Path("/project/defs.py")
 hostile_text = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.sampled_from(
-        ['"""', "'''", "{{ 1 }}", "{% raw %}", "\\", "\n", "\r\n", '"\n)\nimport os\n', "# noqa", "$(x)", "\u2028", "\x00"]
+        [
+            '"""',
+            "'''",
+            "{{ 1 }}",
+            "{% raw %}",
+            "\\",
+            "\n",
+            "\r\n",
+            '"\n)\nimport os\n',
+            "# noqa",
+            "$(x)",
+            "\u2028",
+            "\x00",
+        ]
     ),
 )
 json_values = st.recursive(

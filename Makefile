@@ -1,0 +1,53 @@
+# make demo   set up, compile an example flow, run it on Dagster, and show what came of it
+# make test   set up, and run all checks and tests
+# make ui     set up, and open the Dagster UI on the examples
+# make bench  set up, and run the benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXAMPLES := train retry
+# Metaflow needs a user; a bare machine or container may name none
+export METAFLOW_USER ?= $(or $(USER),$(shell id -un))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test ui bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist worksteal
+
+ui: $(VENV)/installed-ui
+	cd examples && $(foreach flow,$(EXAMPLES),$(CURDIR)/$(BIN)/python $(flow)_flow.py --quiet dagster create &&) true
+	mkdir -p .dagster_home
+	cd examples && DAGSTER_HOME=$(CURDIR)/.dagster_home \
+		$(CURDIR)/$(BIN)/dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py)
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/step_cost.py
+
+$(VENV)/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metaflow-pipes needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-ui: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[ui]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .dagster_home examples/.metaflow examples/*_dagster.py
