@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.runtime.parameters import MetaflowParameter
 
-# The environment variables in which Metaflow looks for its user, in any order (`metaflow.util.get_username`).
+# Where Metaflow looks for its user, and whom it does not take for one (`metaflow.util.get_username`).
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
+NO_USERS = ("", "root")
 # The folder of Metaflow's local datastore (`metaflow.metaflow_config`).
 LOCAL_DATASTORE_FOLDER = ".metaflow"
 
@@ -112,7 +113,7 @@ class MetaflowFlow:
             run_environment: The environment of the Dagster run, which can name the Metaflow user.
         """
         environment = dict(self.settings)
-        if not any(run_environment.get(variable) for variable in USER_VARIABLES):
+        if all(run_environment.get(variable, "") in NO_USERS for variable in USER_VARIABLES):
             environment["METAFLOW_USER"] = self.user
         root = Path(self.root)
         if self.datastore == "local" and root.name == LOCAL_DATASTORE_FOLDER:

@@ -1,0 +1,75 @@
+"""The flow behind a definitions file: its environment and its commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from metaflow_pipes.runtime import MetaflowFlow, MetaflowParameter
+
+
+@pytest.fixture
+def flow(tmp_path) -> MetaflowFlow:
+    (tmp_path / "flow.py").write_text("")
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    return MetaflowFlow(
+        name="SomeFlow",
+        file="flow.py",
+        definitions_file=str(tmp_path / "defs.py"),
+        working_directory=".",
+        fingerprint=f"sha256:{digest}",
+        top_level_args=["--metadata=local"],
+        datastore="local",
+        datastore_root=".metaflow",
+        user="ann",
+        settings={"METAFLOW_UI_URL": "https://ui"},
+        tags=["a", "b c"],
+        parameters=[MetaflowParameter("alpha", "float", default=0.5)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("run_environment", "user"),
+    [
+        ({}, "ann"),
+        ({"USER": "root", "SUDO_USER": ""}, "ann"),
+        ({"USER": "bob"}, None),
+        ({"METAFLOW_USER": "carl", "USER": "root"}, None),
+    ],
+)
+def test_user_is_the_compilers_where_the_run_names_none(flow, run_environment, user):
+    assert flow.environment(run_environment).get("METAFLOW_USER") == user
+
+
+def test_environment_leads_to_the_datastore(flow, tmp_path):
+    environment = flow.environment({"USER": "bob"})
+    assert environment == {
+        "METAFLOW_UI_URL": "https://ui",
+        "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(tmp_path),
+    }
+
+
+def test_step_command_is_metaflows(flow, tmp_path):
+    command = flow.step_command("train", "dagster-1", "train", ["dagster-1/start/start"], 2, 3)
+    assert command[0] == str(tmp_path / "flow.py")
+    assert command[command.index("step") :] == [
+        "step",
+        "train",
+        "--run-id=dagster-1",
+        "--task-id=train",
+        "--tag=a",
+        "--tag=b c",
+        "--input-paths=dagster-1/start/start",
+        "--retry-count=2",
+        "--max-user-code-retries=3",
+    ]
+
+
+def test_init_command_has_the_parameters(flow):
+    assert flow.init_command("dagster-1", "parameters", {"alpha": 0.25})[-1] == "--alpha=0.25"
+
+
+def test_steps_run_beside_the_flow_if_the_folder_of_the_compiler_is_gone(flow, tmp_path):
+    from dataclasses import replace
+
+    assert flow.folder == str(tmp_path)
+    assert replace(flow, working_directory="/no/such/folder").folder == str(tmp_path)
