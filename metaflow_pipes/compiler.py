@@ -71,6 +71,16 @@ class DagsterCompiler:
         self._flow_file = Path(os.path.abspath(flow_file))
         if not self._flow_file.is_file():
             raise CompileError(f"There is no flow file {self._flow_file}.")
+        for option, value, type_ in (
+            ("name", name, str),
+            ("max_workers", max_workers, int),
+            ("executor", executor, str),
+        ):
+            if value is not None and not isinstance(value, type_):
+                raise CompileError(f"{option} is {value!r}, but has to be of type {type_.__name__}.")
+        if not isinstance(step_env or {}, Mapping):
+            raise CompileError(f"step_env is {step_env!r}, but has to be a mapping of names to values.")
+        check_tags(tags)
         self._options = JobOptions(
             name=name,
             tags=tuple(tags),
@@ -140,6 +150,22 @@ class DagsterCompiler:
             if finished.returncode != 0 or not model.is_file():
                 raise CompileError(f"The flow in {self._flow_file} can't be read:\n{finished.stdout.strip()}")
             return pickle.loads(model.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Check Metaflow tags.
+
+    Raises:
+        CompileError: They are no sequence of strings, or Metaflow does not allow one of them.
+    """
+    from metaflow.tagging_util import MetaflowTaggingError, validate_tags
+
+    if isinstance(tags, str):
+        raise CompileError(f"tags is {tags!r}, but has to be a sequence of tags.")
+    try:
+        validate_tags(tags)
+    except MetaflowTaggingError as error:
+        raise CompileError(f"A tag can't be used: {error.message}") from None
 
 
 def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> Path:

@@ -93,8 +93,8 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         CompileError: The flow needs something that can't run on Dagster; names flow, step and reason.
     """
     _add_decorators(state, decospecs)
-    state.check(state.graph, state.flow, state.environment, pylint=state.pylint)
     _refuse_unsupported_shapes(state)
+    state.check(state.graph, state.flow, state.environment, pylint=state.pylint)
     settings, withheld_settings = _settings()
     file = Path(os.path.abspath(state.entrypoint[-1]))
     return FlowModel(
@@ -122,25 +122,40 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
 
 
 def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
-    """Attach decorators after Metaflow has initialized those of the flow and of its top-level `--with`."""
+    """Attach decorators after Metaflow has initialized those of the flow and of its top-level `--with`.
+
+    As those of `run --with`, they come before decorators of the same name from the top level.
+    """
     if not decospecs:
         return
+    names = {spec.partition(":")[0] for spec in decospecs}
+    for step in state.flow:
+        step.decorators[:] = [
+            decorator
+            for decorator in step.decorators
+            if decorator.statically_defined or decorator.inserted_by or decorator.name not in names
+        ]
     known = {id(decorator) for step in state.flow for decorator in step.decorators}
     _attach_decorators(state.flow, decospecs)
     state.flow.__class__._init_graph()
     state.graph = state.flow._graph
     for step in state.flow:
         for decorator in [d for d in step.decorators if id(d) not in known]:
-            decorator.external_init()
-            decorator.step_init(
-                state.flow,
-                state.graph,
-                step.__name__,
-                step.decorators,
-                state.environment,
-                state.flow_datastore,
-                state.logger,
-            )
+            _refuse_remote(state.flow.name, step.__name__, decorator)
+            try:
+                decorator.external_init()
+                decorator.step_init(
+                    state.flow,
+                    state.graph,
+                    step.__name__,
+                    step.decorators,
+                    state.environment,
+                    state.flow_datastore,
+                    state.logger,
+                )
+            except (TypeError, ValueError, KeyError) as error:
+                spec = next(spec for spec in decospecs if spec.partition(":")[0] == decorator.name)
+                raise CompileError(f"--with {spec}: the decorator does not take these values: {error}") from None
 
 
 def _refuse_unsupported_shapes(state: Any) -> None:
@@ -194,8 +209,8 @@ def _retries(flow: str, step: str, decorators: list[Any]) -> tuple[int, int]:
     counts = [decorator.step_task_retry_count() for decorator in decorators]
     if any(count == (None, None) for count in counts):
         return 0, 0
-    user_code_retries = max((user for user, _ in counts), default=0)
-    error_retries = max((error for _, error in counts), default=0)
+    user_code_retries = max((0, *(user for user, _ in counts)))
+    error_retries = max((0, *(error for _, error in counts)))
     fallback = 1 if error_retries else 0
     if 1 + user_code_retries + fallback > MAX_ATTEMPTS:
         raise CompileError(

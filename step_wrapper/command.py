@@ -51,9 +51,13 @@ def run_step(
     own_output = _redirect_output(writers)
     exit_code = _run_flow(_arguments(launch, folder))
     _finish_interpreter()
-    _restore_output(own_output)
-    task.tell(STEP_ENDS)
-    ended_because = control.makefile().readline().strip() or None
+    try:
+        _restore_output(own_output)
+        task.tell(STEP_ENDS)
+        ended_because = control.makefile().readline().strip() or None
+    except OSError:
+        # the step's code has closed our descriptors: the supervisor reports in our place
+        return exit_code
 
     from step_wrapper.report import report
 
@@ -65,7 +69,7 @@ def run_step(
         traceback=task.user_traceback(),
         is_timeout=_is_timeout(task.exception),
     )
-    is_done = report(launch, context, outcome, folder, task.inherited)
+    is_done = report(launch, context, outcome, folder, task)
     task.tell(REPORTED)
     return 0 if is_done else 1
 
@@ -106,11 +110,16 @@ def _run_flow(arguments: list[str]) -> int:
         sys.path[0] = str(Path(flow_file).resolve().parent)
     main = types.ModuleType("__main__")
     main.__dict__.update(
-        __file__=flow_file, __loader__=SourceFileLoader("__main__", flow_file), __builtins__=__builtins__
+        __file__=flow_file,
+        __cached__=None,
+        __loader__=SourceFileLoader("__main__", flow_file),
+        __builtins__=__builtins__,
+        __annotations__={},
     )
     sys.modules["__main__"] = main
     try:
-        exec(compile(Path(flow_file).read_bytes(), flow_file, "exec"), main.__dict__)  # noqa: S102
+        code = compile(Path(flow_file).read_bytes(), flow_file, "exec", dont_inherit=True)
+        exec(code, main.__dict__)  # noqa: S102
     except SystemExit as exit_:
         _note_exception(_behind(exit_))
         return _exit_code(exit_)
@@ -151,7 +160,13 @@ def _exit_code(exit_: SystemExit) -> int:
 
 def _finish_interpreter() -> None:
     """What an interpreter does at its end, before teardown: wait for threads, run exit handlers, flush."""
-    for finish in (threading._shutdown, atexit._run_exitfuncs):  # pyright: ignore[reportAttributeAccessIssue]
+    finishers = [threading._shutdown, atexit._run_exitfuncs]  # pyright: ignore[reportAttributeAccessIssue]
+    # multiprocessing's helpers end when their parent does, so that they are no processes left behind
+    for module, helper in (("forkserver", "_forkserver"), ("resource_tracker", "_resource_tracker")):
+        loaded = sys.modules.get(f"multiprocessing.{module}")
+        if loaded is not None:
+            finishers.append(getattr(loaded, helper)._stop)
+    for finish in finishers:
         try:
             finish()
         except BaseException:

@@ -52,6 +52,7 @@ class DagsterInternalDecorator(StepDecorator):
         task = running.current
         if task is None:
             return
+        task.next_steps = list(graph[step_name].out_funcs)
         for datastore in inputs or ():
             for name, key in datastore._objects.items():
                 task.inherited.setdefault(name, set()).add(key)

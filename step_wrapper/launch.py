@@ -47,6 +47,19 @@ class Launch:
     dagster_job_name: str
     dagster_step_key: str
 
+    @property
+    def metadata(self) -> str:
+        """The type of the metadata provider."""
+        return next(iter(self._values("--metadata")), "local")
+
+    @property
+    def tags(self) -> list[str]:
+        """The Metaflow tags of the run."""
+        return self._values("--tag")
+
+    def _values(self, option: str) -> list[str]:
+        return [argument.partition("=")[2] for argument in self.command if argument.startswith(f"{option}=")]
+
     @classmethod
     def from_pipes(cls, context: PipesContext) -> Launch:
         """Read the extras that the op sent along."""

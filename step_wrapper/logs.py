@@ -31,7 +31,7 @@ class StreamLog:
         self.pipe = pipe
         self._passes_to = passes_to
         self._file = log_path(folder, name).open("wb")
-        self._partial_line = b""
+        self._partial_line: list[bytes] = []
         self._lines = 0
         os.set_blocking(pipe, False)
 
@@ -48,9 +48,14 @@ class StreamLog:
             return 0
         with contextlib.suppress(OSError):
             _write_all(self._passes_to, chunk)
-        *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
-        with contextlib.suppress(OSError):
-            self._keep(lines)
+        first, *others = chunk.split(b"\n")
+        self._partial_line.append(first)
+        if others:
+            *lines, last = others
+            lines.insert(0, b"".join(self._partial_line))
+            self._partial_line = [last]
+            with contextlib.suppress(OSError):
+                self._keep(lines)
         return len(chunk)
 
     def drain(self) -> None:
@@ -58,9 +63,10 @@ class StreamLog:
         while self.pump():
             pass
         with contextlib.suppress(OSError):
-            if self._partial_line:
-                self._keep([self._partial_line])
-                self._partial_line = b""
+            last = b"".join(self._partial_line)
+            if last:
+                self._keep([last])
+                self._partial_line = []
             self._file.flush()
 
     def close(self) -> None:
@@ -88,7 +94,7 @@ def log_path(folder: Path, stream: str) -> Path:
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a log file, without the marks of Metaflow's format.
+    """The last lines of a log file, as a terminal shows them: without the marks of Metaflow's format.
 
     Args:
         path: The log file.
@@ -96,8 +102,15 @@ def tail(path: Path, lines: int) -> str:
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        kept = file.read().splitlines()[-lines:]
-    return "\n".join(line.partition(b"]")[2].decode(errors="replace") for line in kept)
+        kept = file.read().rstrip(b"\n").split(b"\n")[-lines:]
+    return "\n".join(_as_shown(line) for line in kept)
+
+
+def _as_shown(line: bytes) -> str:
+    # the first line may have been cut, and its mark with it
+    text = line.partition(b"]")[2] if line.startswith(b"[MFLOG|") else line
+    # a progress bar writes over itself
+    return text.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -27,6 +27,7 @@ class Outcome:
         exception: What the step's code raised, as `Type: message`, or None.
         traceback: The traceback of that exception, without frames of Metaflow and of the wrapper.
         is_timeout: Whether the exception is that of Metaflow's own `@timeout`.
+        wrong_transition: How its transition differs from the graph, or None.
     """
 
     exit_status: int
@@ -35,6 +36,7 @@ class Outcome:
     exception: str | None = None
     traceback: str = ""
     is_timeout: bool = False
+    wrong_transition: str | None = None
 
     def reason(self, timeout_seconds: int | None, last_error_line: str) -> str:
         """Why the attempt failed, as the predicate of a sentence about the step.
@@ -45,6 +47,8 @@ class Outcome:
         """
         if self.ended_because is not None:
             return self.ended_because
+        if self.wrong_transition is not None:
+            return self.wrong_transition
         if self.is_timeout:
             return f"timed out after {timeout_seconds} s"
         if self.exception is not None:

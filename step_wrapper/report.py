@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from metaflow.datastore import FlowDataStore
+from metaflow.event_logger import NullEventLogger
+from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.mflog import RUNTIME_LOG_SOURCE
-from metaflow.plugins import DATASTORES
+from metaflow.monitor import NullMonitor
+from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
+from metaflow.plugins.datastores.local_storage import LocalStorage
 
 from step_wrapper.logs import STREAMS, log_path, tail
 
@@ -20,9 +26,13 @@ if TYPE_CHECKING:
 
     from step_wrapper.launch import Launch
     from step_wrapper.outcome import Outcome
+    from step_wrapper.running import RunningTask
 
 # How many lines of stderr go along with a failure.
 STDERR_LINES = 50
+# An event of Dagster is kept for ever and loaded with its run: none may be large.
+MAX_REASON_CHARACTERS = 2_000
+MAX_TEXT_CHARACTERS = 20_000
 
 
 def report(
@@ -30,7 +40,7 @@ def report(
     context: PipesContext,
     outcome: Outcome,
     folder: Path,
-    inherited: Mapping[str, set[str]] | None = None,
+    task: RunningTask | None = None,
 ) -> bool:
     """Store the logs of an attempt and report its outcome, through Pipes.
 
@@ -39,7 +49,7 @@ def report(
         context: The open Pipes session.
         outcome: How its process ended.
         folder: The folder with its logs.
-        inherited: The artifacts of its input tasks, each name with the keys of its values.
+        task: What its own process knows of it; None if that process has died.
 
     Returns:
         Whether the task is done.
@@ -48,9 +58,14 @@ def report(
     try:
         datastore = _datastore(launch)
         _save_logs(datastore, launch, outcome, folder)
-        task = datastore.get_task_datastore(launch.run_id, launch.step, launch.task_id, launch.attempt)
-        is_done = outcome.ended_because is None and "_task_ok" in task and task["_task_ok"] is True
-        artifacts = _artifacts(task, inherited or {}) if is_done else []
+        stored = datastore.get_task_datastore(launch.run_id, launch.step, launch.task_id, launch.attempt)
+        if outcome.ended_because is None and "_task_ok" in stored and stored["_task_ok"] is True:
+            outcome = _with_transition(outcome, task, stored)
+            is_done = outcome.wrong_transition is None
+        if is_done:
+            artifacts = _artifacts(stored, {} if task is None else task.inherited)
+        else:
+            _register(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
@@ -64,6 +79,43 @@ def report(
         }
     )
     return is_done
+
+
+def _with_transition(outcome: Outcome, task: RunningTask | None, stored: Any) -> Outcome:
+    """Check that the step went on as the graph says, as `metaflow.runtime` does after each task."""
+    if task is None or task.next_steps is None:
+        return outcome
+    transition = stored["_transition"] if "_transition" in stored else None  # noqa: SIM401 - a datastore is no dict
+    taken = list(transition[0]) if transition else []
+    if taken == task.next_steps:
+        return outcome
+    wrong = (
+        f"was expected to go on to {_steps(task.next_steps)} by self.next(), as the flow's graph says, but it went on "
+        f"to {_steps(taken)}. Let the step end in the self.next() of its last line."
+    )
+    return dataclasses.replace(outcome, wrong_transition=wrong)
+
+
+def _steps(names: list[str]) -> str:
+    return ", ".join(names) or "no step"
+
+
+def _register(datastore: FlowDataStore, launch: Launch) -> None:
+    """Make a task known to Metaflow that failed before Metaflow itself could, so that its logs are found."""
+    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
+    if launch.datastore == "local":
+        LocalStorage.datastore_root = launch.datastore_root
+    if provider_class.get_object("task", "self", None, None, launch.flow, launch.run_id, launch.step, launch.task_id):
+        return
+    attempt: Any = datastore.get_task_datastore(
+        launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
+    )
+    attempt.init_task()
+    flow = types.SimpleNamespace(name=launch.flow)
+    provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
+    provider.add_sticky_tags(tags=launch.tags)
+    provider.register_run_id(launch.run_id)
+    provider.register_task_id(launch.run_id, launch.step, launch.task_id, launch.attempt)
 
 
 def _datastore(launch: Launch) -> FlowDataStore:
@@ -109,4 +161,16 @@ def _type_name(info: Mapping[str, Any]) -> str:
 def _failure(launch: Launch, outcome: Outcome, stderr: str) -> dict[str, str]:
     last_line = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
     reason = outcome.reason(launch.timeout_seconds, last_line)
-    return {"reason": reason, "traceback": outcome.traceback, "stderr": stderr}
+    return {
+        "reason": _shortened(reason, MAX_REASON_CHARACTERS),
+        "traceback": _shortened(outcome.traceback, MAX_TEXT_CHARACTERS),
+        "stderr": _shortened(stderr, MAX_TEXT_CHARACTERS),
+    }
+
+
+def _shortened(text: str, limit: int) -> str:
+    """A text with its middle left out if it is longer than a limit, in characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"

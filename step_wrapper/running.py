@@ -29,12 +29,14 @@ class RunningTask:
     Attributes:
         launch: The attempt.
         control: The socket to the supervisor.
+        next_steps: The steps that follow it in the graph.
         inherited: The artifacts of its input tasks, each name with the keys of its values.
         exception: What its code raised, if it did.
     """
 
     launch: Launch
     control: socket.socket
+    next_steps: list[str] | None = None
     inherited: dict[str, set[str]] = field(default_factory=dict)
     exception: BaseException | None = None
 

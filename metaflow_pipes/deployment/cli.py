@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,15 +87,13 @@ def create(
     executor: str,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
-    from metaflow.tagging_util import validate_tags
-
-    from metaflow_pipes.compiler import write_definitions
+    from metaflow_pipes.compiler import check_tags, write_definitions
     from metaflow_pipes.lowering import lower, parse_step_env
     from metaflow_pipes.model import JobOptions
     from metaflow_pipes.reader import read_flow
 
     with _clear_errors():
-        validate_tags(tags)
+        check_tags(tags)
         options = JobOptions(
             name=name,
             tags=tags,
@@ -107,7 +106,7 @@ def create(
         path = write_definitions(job, definitions_file)
     for warning in job.warnings:
         obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     echo = functools.partial(obj.echo, no_bold=True)
     echo(
         f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class MetaflowFlow:
 
     def staleness(self) -> str | None:
         """Why the definitions file no longer fits the flow file, or None if it does."""
-        again = f"Compile the flow again: python {self.path.name} dagster create {Path(self.definitions_file).name}"
+        again = f"Compile the flow again: {self._create_command()}"
         try:
             digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         except OSError as error:
@@ -101,6 +102,12 @@ class MetaflowFlow:
                 f"compiled from it. {again}"
             )
         return None
+
+    def _create_command(self) -> str:
+        """The shell command, for the folder where the flow was compiled, that makes the definitions file anew."""
+        files = [os.path.relpath(path, self.folder) for path in (self.path, Path(self.definitions_file).absolute())]
+        flow_file, definitions_file = map(shlex.quote, files)
+        return f"python {flow_file} dagster create {definitions_file}"
 
     def config_schema(self) -> dict[str, dg.Field]:
         """The run config of the start op: a field for each parameter."""

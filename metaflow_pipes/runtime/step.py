@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -143,5 +144,5 @@ def _config(context: dg.OpExecutionContext) -> Mapping[str, Any]:
 
 def _failure(report: TaskReport, flow: MetaflowFlow) -> dg.Failure:
     assert report.failure is not None
-    logs = f"python {flow.path.name} logs {report.task_path}"
+    logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
     return dg.Failure(report.failure.description, metadata=report.failure_metadata(logs))

@@ -83,6 +83,40 @@ def test_compiler_passes_metaflows_options(project, monkeypatch):
     assert flows.run_of(result).data.label == "python"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": "abc"}, "sequence of tags"),
+        ({"tags": [""]}, "tag"),
+        ({"name": 5}, "name is 5"),
+        ({"max_workers": "2"}, "max_workers is '2'"),
+        ({"step_env": ["A=1"]}, "mapping"),
+    ],
+)
+def test_compiler_refuses_options_of_wrong_types(project, options, message):
+    file = project("one_step.py").folder / "one_step.py"
+    with pytest.raises(CompileError, match=message):
+        DagsterCompiler(file, **options)
+
+
+def test_decorators_of_create_come_before_those_of_the_top_level(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "import os\nfrom metaflow import FlowSpec, step\n\n"
+        "class WithFlow(FlowSpec):\n    @step\n    def only(self):\n"
+        "        self.seen = {name: os.environ.get(name) for name in ('A', 'B')}\n\n"
+        "if __name__ == '__main__':\n    WithFlow()\n",
+    )
+    top = ("--with", 'environment:vars={"A":"top"}', "--with", "timeout:seconds=50")
+    own = ("--with", 'environment:vars={"B":"create"}', "--with", "timeout:seconds=20")
+    result = flows.run("flow.py", None, *own, top_level=top)
+    assert "timeout_seconds=20" in (flows.folder / "defs.py").read_text()
+    flows.metaflow("flow.py", *top, "run", *own, "--run-id-file", "native")
+    native = flows.metaflow_run("WithFlow", (flows.folder / "native").read_text())
+    assert flows.run_of(result).data.seen == native.data.seen == {"A": None, "B": "create"}
+
+
 def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
     flows: Project = project()
     flows.write("broken.py", "import no_such_module\n")
@@ -100,6 +134,10 @@ def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
         (["--name", ""], "letters A-Z and a-z, digits"),
         (["--name", "type"], "reserve"),
         (["--with", "no_such_decorator"], "no_such_decorator"),
+        (["--with", "retry:times=x"], "--with retry:times=x"),
+        (["--with", "timeout:seconds=abc"], "--with timeout:seconds=abc"),
+        (["--with", "kubernetes"], "@kubernetes, which is not supported"),
+        (["--with", "parallel"], "@parallel, which is not supported"),
         (["--step-env", "=x"], "KEY=VALUE"),
         (["--max-workers", "0"], "--max-workers is 0"),
         (["--max-workers", "2", "--executor", "in_process"], "--max-workers can't be used"),

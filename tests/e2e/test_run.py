@@ -201,6 +201,121 @@ def test_step_that_does_not_end_well_fails_and_says_why(project, code, reason):
     assert not flows.run_of(result).successful
 
 
+def _flow(body: str, header: str = "") -> str:
+    return (
+        f"{header}import os, sys\nfrom metaflow import FlowSpec, step\n\n"
+        f"class BodyFlow(FlowSpec):\n    @step\n    def start(self):\n{body}\n"
+        "        self.next(self.end)\n\n    @step\n    def end(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    BodyFlow()\n"
+    )
+
+
+@pytest.mark.parametrize("taken", ["return", "self.next(self.end); return"])
+def test_step_that_leaves_the_graph_fails_as_in_metaflow(project, taken):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, step\n\n"
+        f"class LeavingFlow(FlowSpec):\n    @step\n    def start(self):\n        if True:\n            {taken}\n"
+        "        self.next(self.a)\n\n    @step\n    def a(self):\n        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        pass\n\nif __name__ == '__main__':\n    LeavingFlow()\n",
+    )
+    native = flows.metaflow("flow.py", "--no-pylint", "run", check=False)
+    assert native.returncode == 1
+    assert "expected to transition" in native.stdout
+    result = flows.run("flow.py")
+    (failed,) = failures(result, "start")
+    assert "was expected to go on to a by self.next()" in failure_description(failed)
+    assert not flows.run_of(result).successful
+
+
+def test_flow_file_is_compiled_as_python_compiles_it(project):
+    flows: Project = project()
+    body = (
+        "        self.kind = str(Point.__annotations__['x'])\n"
+        "        self.main = sorted(n for n in globals() if n[:2] == '__')"
+    )
+    flows.write("flow.py", _flow(body, header="class Point:\n    x: int = 0\n\n"))
+    result = flows.run("flow.py")
+    data, native = flows.run_of(result)["start"].task.data, flows.native_run("flow.py")["start"].task.data
+    assert data.kind == native.kind == "<class 'int'>"
+    assert data.main == native.main
+
+
+def test_step_that_fails_before_metaflow_knows_it_has_its_logs(project):
+    flows: Project = project()
+    flows.write("helper.py", "")
+    flows.write("flow.py", _flow("        pass", header="import helper\n"))
+    definitions = flows.compile("flow.py")
+    flows.write("helper.py", "raise ImportError('helper is broken')\n")
+    result = execute(job_of(definitions))
+    (failed,) = failures(result, "start")
+    assert "ImportError: helper is broken" in failure_description(failed)
+    flows.write("helper.py", "")
+    shown = flows.metaflow("flow.py", "logs", f"dagster-{result.run_id}/start", "--stderr").stdout
+    assert "helper is broken" in shown
+
+
+def test_long_or_overwritten_output_keeps_failures_readable_and_small(project):
+    flows: Project = project()
+    body = (
+        "        for percent in range(100):\n            print(f'\\r{percent} %', end='', file=sys.stderr)\n"
+        "        print('x' * 3_000_000)\n        raise ValueError('long ' * 100_000)"
+    )
+    flows.write("flow.py", _flow(body))
+    result = flows.run("flow.py")
+    (failed,) = failures(result, "start")
+    assert len(failure_description(failed)) < 3_000
+    metadata = failed.event_specific_data.user_failure_data.metadata
+    assert len(metadata["stderr"].value) < 25_000
+    assert len(metadata["traceback"].value) < 25_000
+    assert "characters" in metadata["stderr"].value
+    assert len(flows.run_of(result)["start"].task.stdout) == 3_000_001
+
+
+def test_last_words_behind_a_progress_bar(project):
+    flows: Project = project()
+    body = "        print('1 %\\r2 %\\rfatal: it broke', file=sys.stderr)\n        os._exit(4)"
+    flows.write("flow.py", _flow(body))
+    (failed,) = failures(flows.run("flow.py"), "start")
+    assert "failed with exit code 4: fatal: it broke" in failure_description(failed)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_in_a_step(project, method):
+    flows: Project = project()
+    body = (
+        f"        with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
+        "            self.powers = pool.map(power, range(4))"
+    )
+    header = "import multiprocessing\n\ndef power(x):\n    return 2 ** x\n\n"
+    flows.write("flow.py", _flow(body, header))
+    result = flows.run("flow.py")
+    assert result.success
+    task = flows.run_of(result)["start"].task
+    assert task.data.powers == [1, 2, 4, 8]
+    assert "left running" not in task.stderr
+
+
+def test_step_that_closes_all_descriptors(project):
+    flows: Project = project()
+    flows.write("flow.py", _flow("        os.closerange(3, 1000)\n        self.x = 1"))
+    assert flows.run("flow.py").success
+    flows.write("flow.py", _flow("        os.closerange(3, 1000)\n        raise ValueError('after closing')"))
+    (failed,) = failures(flows.run("flow.py"), "start")
+    assert "ValueError: after closing" in failure_description(failed)
+
+
+def test_step_can_talk_to_dagster_through_pipes(project):
+    flows: Project = project()
+    body = "        from dagster_pipes import PipesContext\n        PipesContext.get().log.info('hello from the step')"
+    flows.write("flow.py", _flow(body))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute(flows.job("flow.py"), instance=instance)
+        assert result.success
+        assert "hello from the step" in [entry.user_message for entry in instance.all_logs(result.run_id)]
+
+
 def test_nothing_is_left_behind(project, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
