@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.credentials import looks_like_credential
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.graph import wire
 from metaflow_pipes.model import ExecutorModel, FromRunEnvironment, JobModel, JobOptions, OpModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from metaflow_pipes.graph import Wiring
     from metaflow_pipes.model import FlowModel, StepModel
 
 # What Dagster refuses as a name of an op or a job, beside Python's keywords.
@@ -41,7 +43,8 @@ RESERVED_NAMES = frozenset(
 MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
     | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "multiprocess", "run_step"}
-    | {"custom_executor"}
+    | {"custom_executor", "fan_out", "gather", "regroup"}
+    | {"run_foreach_step", "run_loop_step", "run_split_step", "run_switch_step"}
 )
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -59,12 +62,21 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         CompileError: An option can't be used; names it and says what is allowed.
     """
     name = _job_name(flow, options)
+    op_names = _op_names([step.name for step in flow.steps], taken={name})
+    outputs = {
+        step.name: {target: op_names[target] for target in step.exits}
+        for step in flow.steps
+        if step.kind == "switch" and len(step.exits) > 1
+    }
+    wiring = wire(flow.steps, outputs, op_names)
     return JobModel(
         name=name,
         function=name if _is_free_identifier(name) else f"job_{name}",
         flow=flow,
         options=options,
-        ops=_ops(flow, name),
+        ops=tuple(_op(step, op_names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        helpers=wiring.helpers,
+        statements=wiring.statements,
         executor=_executor(options),
         warnings=tuple(_credential_warnings(flow, options)),
     )
@@ -94,24 +106,21 @@ def _job_name(flow: FlowModel, options: JobOptions) -> str:
 
 
 def _is_free_identifier(name: str) -> bool:
-    is_taken = name in MODULE_NAMES or name.startswith("op_")
+    is_taken = name in MODULE_NAMES or name.startswith(("op_", "fan_out_", "gather_", "regroup_"))
     return name.isidentifier() and not is_taken
 
 
-def _ops(flow: FlowModel, job_name: str) -> tuple[OpModel, ...]:
-    names = _op_names([step.name for step in flow.steps], taken={job_name})
-    return tuple(
-        OpModel(
-            step=step,
-            name=names[step.name],
-            function=f"op_{step.name}",
-            variable=f"task_{step.name}",
-            upstream=tuple(f"task_{in_step}" for in_step in step.in_steps),
-            is_join=step.is_join,
-            max_retries=step.user_code_retries + step.error_retries,
-            tags=_op_tags(step),
-        )
-        for step in flow.steps
+def _op(step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
+    return OpModel(
+        step=step,
+        name=name,
+        function=f"op_{step.name}",
+        inputs=wiring.inputs[step.name],
+        takes_list=step.name in wiring.list_steps,
+        emits_items=step.kind == "foreach" and not step.region,
+        switch=switch,
+        max_retries=step.user_code_retries + step.error_retries,
+        tags=_op_tags(step),
     )
 
 

@@ -7,7 +7,7 @@ the Dagster job will be. None of them holds a Metaflow or a Dagster object.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,10 @@ class StepModel:
         name: The step's name.
         is_join: Whether the step takes `inputs`.
         in_steps: The steps whose tasks it takes, in the order of Metaflow's `in_funcs`.
+        kind: How it goes on: `plain` (to one step, to all of a split, or nowhere), `foreach`, `parallel`
+            (`num_parallel`) or `switch`.
+        out_steps: The steps that it can go on to, itself among them if it is recursive.
+        region: The foreach steps around it, the outermost first; those of `num_parallel` are not among them.
         description: The docstring, or the empty string.
         environment: The merged `vars` of `@environment`.
         resources: The attributes of `@resources`, as strings.
@@ -58,6 +62,9 @@ class StepModel:
     name: str
     is_join: bool
     in_steps: tuple[str, ...]
+    kind: Literal["plain", "foreach", "parallel", "switch"] = "plain"
+    out_steps: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
     description: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +72,16 @@ class StepModel:
     error_retries: int = 0
     retry_delay_seconds: int = 0
     timeout_seconds: int | None = None
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether it is a switch that can go on to itself."""
+        return self.name in self.out_steps
+
+    @property
+    def exits(self) -> tuple[str, ...]:
+        """The steps that it can go on to, without itself."""
+        return tuple(step for step in self.out_steps if step != self.name)
 
 
 @dataclass(frozen=True)
@@ -146,16 +163,32 @@ class ExecutorModel:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The output of an op, as another one takes it.
+
+    Attributes:
+        variable: The variable that holds the op's outputs in the job's body.
+        output: The name of the output if the op has several.
+        is_collected: Whether it is taken for all items of a foreach at once.
+    """
+
+    variable: str
+    output: str | None = None
+    is_collected: bool = False
+
+
+@dataclass(frozen=True)
 class OpModel:
-    """A Dagster op that runs the task of one Metaflow step.
+    """A Dagster op that runs the tasks of one Metaflow step.
 
     Attributes:
         step: The Metaflow step.
         name: The op's name in Dagster.
         function: The name of the op's function in the generated file.
-        variable: The name of its output in the job's body.
-        upstream: The `variable`s it takes; none for the start step.
-        is_join: Whether it takes them as a list.
+        inputs: The names of its inputs; none for the start step.
+        takes_list: Whether its one input is a list.
+        emits_items: Whether it has a dynamic output, one for each item of its foreach.
+        switch: For each step that it can go on to, the name of the output; empty if it always goes on the same way.
         max_retries: Dagster retries of the op.
         tags: The op's tags.
     """
@@ -163,11 +196,61 @@ class OpModel:
     step: StepModel
     name: str
     function: str
-    variable: str
-    upstream: tuple[str, ...]
-    is_join: bool
+    inputs: tuple[str, ...]
+    takes_list: bool
+    emits_items: bool
+    switch: Mapping[str, str]
     max_retries: int
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class HelperModel:
+    """A Dagster op that runs no task, and brings the outputs of others into another order.
+
+    Attributes:
+        name: The op's name in Dagster, and its variable in the generated file.
+        factory: The function of `metaflow_pipes.runtime` that makes it: `gather`, `fan_out` or `regroup`.
+        depth: For `regroup`, how many indices its items have.
+    """
+
+    name: str
+    factory: Literal["gather", "fan_out", "regroup"]
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A statement of the job's body: an op is applied to outputs of others.
+
+    Attributes:
+        variable: The variable for its outputs.
+        function: The op's function or helper.
+        arguments: What it takes; a tuple of references is a list.
+    """
+
+    variable: str
+    function: str
+    arguments: tuple[Reference | tuple[Reference, ...], ...]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A statement of the job's body: the calls for each item of one dynamic output.
+
+    Attributes:
+        function: The name of the local function that makes the calls for one item.
+        item: The name of its parameter.
+        source: The dynamic output.
+        calls: The calls, each after those whose outputs it takes.
+        results: The outputs that are needed outside, each with the variable that holds it there.
+    """
+
+    function: str
+    item: str
+    source: Reference
+    calls: tuple[Call, ...]
+    results: tuple[tuple[Reference, str], ...]
 
 
 @dataclass(frozen=True)
@@ -179,7 +262,9 @@ class JobModel:
         function: The name of the job's function in the generated file.
         flow: The flow that it runs.
         options: What the user asked for.
-        ops: The ops, each after those whose outputs it takes.
+        ops: The ops of the steps, each after those whose outputs it takes.
+        helpers: The other ops.
+        statements: The job's body.
         executor: The job's executor.
         warnings: What the user should know before the file is used, each a sentence.
     """
@@ -189,5 +274,7 @@ class JobModel:
     flow: FlowModel
     options: JobOptions
     ops: tuple[OpModel, ...]
+    helpers: tuple[HelperModel, ...]
+    statements: tuple[Call | Body, ...]
     executor: ExecutorModel
     warnings: tuple[str, ...]

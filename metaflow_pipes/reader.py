@@ -9,15 +9,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from metaflow import current
+from metaflow import current, flowspec
 from metaflow._vendor import click
 from metaflow.decorators import StepDecorator, _attach_decorators, flow_decorators
-from metaflow.flowspec import FlowStateItems
 from metaflow.includefile import IncludeFile
 from metaflow.metaflow_config import DEFAULT_DECOSPECS, MAX_ATTEMPTS
 from metaflow.metaflow_config_funcs import config_values
 from metaflow.parameters import DeployTimeField
 from metaflow.plugins.environment_decorator import EnvironmentDecorator
+from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.plugins.retry_decorator import RetryDecorator
 from metaflow.plugins.timeout_decorator import TimeoutDecorator
 from metaflow.util import get_username
@@ -93,8 +93,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         CompileError: The flow needs something that can't run on Dagster; names flow, step and reason.
     """
     _add_decorators(state, decospecs)
-    _refuse_unsupported_shapes(state)
-    state.check(state.graph, state.flow, state.environment, pylint=state.pylint)
+    _check(state)
     settings, withheld_settings = _settings()
     file = Path(os.path.abspath(state.entrypoint[-1]))
     return FlowModel(
@@ -119,6 +118,17 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         withheld_settings=withheld_settings,
         user=_user(),
     )
+
+
+def _check(state: Any) -> None:
+    """Metaflow's own checks, as before each `run`."""
+    try:
+        state.check(state.graph, state.flow, state.environment, pylint=state.pylint)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CompileError(
+            f"Metaflow's checks can't make sense of the graph of flow *{state.flow.name}* "
+            f"({type(error).__name__}: {error}). Does `python {Path(state.entrypoint[-1]).name} check` pass?"
+        ) from None
 
 
 def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
@@ -158,17 +168,6 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
                 raise CompileError(f"--with {spec}: the decorator does not take these values: {error}") from None
 
 
-def _refuse_unsupported_shapes(state: Any) -> None:
-    for node in state.graph:
-        where = f"Step *{node.name}* of flow *{state.flow.name}*"
-        if node.type == "split-switch":
-            raise CompileError(f"{where} ends in a switch, which is not supported on Dagster yet.")
-        if node.parallel_foreach or node.parallel_step:
-            raise CompileError(f"{where} uses @parallel, which is not supported on Dagster yet.")
-        if node.type == "foreach":
-            raise CompileError(f"{where} ends in a foreach, which is not supported on Dagster yet.")
-
-
 def _read_step(state: Any, name: str) -> StepModel:
     node = state.graph[name]
     for decorator in node.decorators:
@@ -178,6 +177,9 @@ def _read_step(state: Any, name: str) -> StepModel:
         name=name,
         is_join=node.type == "join",
         in_steps=tuple(node.in_funcs),
+        kind=_step_kind(node),
+        out_steps=tuple(dict.fromkeys(node.out_funcs)),
+        region=_region(state.graph, node),
         description=inspect.cleandoc(node.doc or ""),
         environment=_environment(state.flow.name, name, node.decorators),
         resources=_resources(node.decorators),
@@ -188,6 +190,18 @@ def _read_step(state: Any, name: str) -> StepModel:
     )
 
 
+def _step_kind(node: Any) -> Any:
+    if node.parallel_foreach:
+        return "parallel"
+    return {"foreach": "foreach", "split-switch": "switch"}.get(node.type, "plain")
+
+
+def _region(graph: Any, node: Any) -> tuple[str, ...]:
+    """The foreach steps around a step. Metaflow counts the split that a join ends among its split parents."""
+    around = node.split_parents[:-1] if node.type == "join" else node.split_parents
+    return tuple(parent for parent in around if _step_kind(graph[parent]) == "foreach")
+
+
 def _refuse_remote(flow: str, step: str, decorator: Any) -> None:
     changes_launch = any(
         getattr(type(decorator), hook, None) is not getattr(StepDecorator, hook, None)
@@ -195,7 +209,7 @@ def _refuse_remote(flow: str, step: str, decorator: Any) -> None:
     )
     is_off = getattr(decorator, "disabled", False)
     if decorator.name in REMOTE_DECORATORS or (
-        changes_launch and not is_off and not isinstance(decorator, EnvironmentDecorator)
+        changes_launch and not is_off and not isinstance(decorator, (EnvironmentDecorator, ParallelDecorator))
     ):
         raise CompileError(
             f"Step *{step}* of flow *{flow}* has the decorator @{decorator.name}, which is not supported on "
@@ -323,9 +337,14 @@ def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multi
     return converted
 
 
+def _flow_state_items() -> Any:
+    """The keys of a flow's state, which have been renamed within the versions of Metaflow 2.19."""
+    return getattr(flowspec, "FlowStateItems", None) or flowspec._FlowState
+
+
 def _configs(state: Any) -> dict[str, tuple[Any, bool]]:
     configs = {}
-    for name, (value, is_plain) in state.flow._flow_state[FlowStateItems.CONFIGS].items():
+    for name, (value, is_plain) in state.flow._flow_state[_flow_state_items().CONFIGS].items():
         try:
             configs[name] = (json.loads(json.dumps(value)), is_plain)
         except (TypeError, ValueError) as error:

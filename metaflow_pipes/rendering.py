@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from metaflow_pipes.model import FromRunEnvironment
+from metaflow_pipes.model import Body, Call, FromRunEnvironment, Reference
 
 if TYPE_CHECKING:
-    from metaflow_pipes.model import FlowModel, JobModel, OpModel, ParameterModel
+    from collections.abc import Iterable
+
+    from metaflow_pipes.model import FlowModel, HelperModel, JobModel, OpModel, ParameterModel
 
 LINE_LENGTH = 110
 
@@ -32,7 +34,7 @@ def render(job: JobModel, definitions_file: Path) -> str:
         job=job,
         flow=job.flow,
         options=job.options,
-        used_variables={variable for op in job.ops for variable in op.upstream},
+        imports=_imports(job),
         definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
         flow_file=_relative(job.flow.file, folder),
         working_directory=_near(job, job.flow.working_directory, folder),
@@ -49,7 +51,15 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(literal=literal, parameter=_parameter, decorator=_decorator, run_step=_run_step)
+    environment.filters.update(
+        literal=literal,
+        parameter=_parameter,
+        decorator=_decorator,
+        signature=_signature,
+        run_step=_run_step,
+        helper=_helper,
+        statements=_statements,
+    )
     return environment.get_template("definitions.py.jinja")
 
 
@@ -78,13 +88,43 @@ def _parameter(parameter: ParameterModel) -> str:
     return f"MetaflowParameter({', '.join(arguments)})"
 
 
+def _imports(job: JobModel) -> str:
+    """The line that imports what the file uses of the runtime."""
+    names = {"MetaflowFlow", "MetaflowPipesClient", *map(_runner, job.ops), *(helper.factory for helper in job.helpers)}
+    if job.flow.parameters:
+        names.add("MetaflowParameter")
+    if job.executor.expression.startswith("multiprocess("):
+        names.add("multiprocess")
+    ordered = sorted(names, key=lambda name: (name.islower(), name))
+    line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
+    if len(line) <= LINE_LENGTH:
+        return line
+    return f"from metaflow_pipes.runtime import (\n{''.join(f'    {name},' + chr(10) for name in ordered)})"
+
+
+def _runner(op: OpModel) -> str:
+    """The function of the runtime that runs a step's op."""
+    if op.step.is_recursive:
+        return "run_loop_step"
+    if op.switch:
+        return "run_switch_step"
+    if op.emits_items:
+        return "run_foreach_step"
+    return "run_split_step" if op.step.kind in ("foreach", "parallel") else "run_step"
+
+
 def _decorator(op: OpModel, flow: FlowModel) -> str:
     """The `@dg.op` of a step."""
     step = op.step
     arguments = {"name": _flat(op.name)}
     if step.description:
         arguments["description"] = _flat(step.description)
-    if not op.upstream and flow.parameters:
+    if op.switch:
+        outs = [f"{_flat(output)}: dg.Out(str, is_required=False)" for output in op.switch.values()]
+        arguments["out"] = f"{{{', '.join(outs)}}}"
+    if op.emits_items:
+        arguments["out"] = "dg.DynamicOut(str)"
+    if not op.inputs and flow.parameters:
         arguments["config_schema"] = "FLOW.config_schema()"
     if op.max_retries:
         delay = f", delay={step.retry_delay_seconds}" if step.retry_delay_seconds else ""
@@ -94,19 +134,93 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
     return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()], indent=0)
 
 
+def _signature(op: OpModel) -> str:
+    """The head of a step's op."""
+    annotation = "list[str]" if op.takes_list else "str"
+    inputs = [f"{name}: {annotation}" for name in op.inputs]
+    arguments = ["context: dg.OpExecutionContext", "pipes: MetaflowPipesClient", *inputs]
+    return f"{_call(f'def {op.function}', arguments, indent=0)}{'' if _yields(op) else ' -> str'}:"
+
+
 def _run_step(op: OpModel) -> str:
-    """The call of `run_step` in a step's op."""
+    """The call that runs a step in its op."""
     step = op.step
     arguments = ["context", "pipes", "FLOW", _flat(step.name)]
-    if op.upstream:
-        arguments.append("upstream")
+    if op.inputs:
+        arguments.append(op.inputs[0] if len(op.inputs) == 1 else f"[{', '.join(op.inputs)}]")
+    if op.switch:
+        arguments.append(f"outputs={literal(op.switch, indent=8, prefix=8)}")
     if step.environment:
         arguments.append(f"extra_env={literal(step.environment, indent=8, prefix=10)}")
     if step.user_code_retries:
         arguments.append(f"user_code_retries={step.user_code_retries}")
     if step.timeout_seconds is not None:
         arguments.append(f"timeout_seconds={step.timeout_seconds}")
-    return _call("return run_step", arguments, indent=4)
+    return _call(f"{'yield from' if _yields(op) else 'return'} {_runner(op)}", arguments, indent=4)
+
+
+def _yields(op: OpModel) -> bool:
+    return bool(op.switch) or op.emits_items or op.step.is_recursive
+
+
+def _helper(helper: HelperModel) -> str:
+    """The definition of a helper op."""
+    depth = f", depth={helper.depth}" if helper.depth is not None else ""
+    return f"{helper.name} = {helper.factory}({_flat(helper.name)}{depth})"
+
+
+def _statement(statement: Call | Body, used: frozenset[str]) -> str:
+    """A statement of the job's body, at its indentation."""
+    if isinstance(statement, Call):
+        return f"    {_application(statement, used)}"
+    returned = ", ".join(_reference(reference) for reference, _ in statement.results)
+    variables = ", ".join(variable for _, variable in statement.results)
+    inner = {reference.variable for reference, _ in statement.results} | _used(statement.calls)
+    return "\n".join(
+        [
+            "",
+            f"    def {statement.function}({statement.item}):",
+            *(f"        {_application(call, frozenset(inner))}" for call in statement.calls),
+            f"        return {returned}",
+            "",
+            f"    {variables} = {_reference(statement.source)}.map({statement.function})",
+        ]
+    )
+
+
+def _application(call: Call, used: frozenset[str]) -> str:
+    assignment = f"{call.variable} = " if call.variable in used else ""
+    return f"{assignment}{call.function}({', '.join(map(_argument, call.arguments))})"
+
+
+def _argument(argument: Reference | tuple[Reference, ...]) -> str:
+    if isinstance(argument, Reference):
+        return _reference(argument)
+    if len(argument) == 1 and argument[0].is_collected:
+        return _reference(argument[0])
+    return f"[{', '.join(map(_reference, argument))}]"
+
+
+def _reference(reference: Reference) -> str:
+    output = f".{reference.output}" if reference.output is not None else ""
+    return f"{reference.variable}{output}{'.collect()' if reference.is_collected else ''}"
+
+
+def _used(calls: Iterable[Call]) -> set[str]:
+    """The variables that calls take."""
+    arguments = [argument for call in calls for argument in call.arguments]
+    return {
+        reference.variable
+        for argument in arguments
+        for reference in ((argument,) if isinstance(argument, Reference) else argument)
+    }
+
+
+def _statements(job: JobModel) -> list[str]:
+    calls = [statement for statement in job.statements if isinstance(statement, Call)]
+    sources = {statement.source.variable for statement in job.statements if isinstance(statement, Body)}
+    used = frozenset(_used(calls) | sources)
+    return [_statement(statement, used) for statement in job.statements]
 
 
 def _call(function: str, arguments: list[str], indent: int) -> str:

@@ -47,6 +47,12 @@ def run_step(
     Returns:
         The exit code: 0 if the task is done, else 1.
     """
+    if launch.skip_if_done:
+        from step_wrapper.report import report_if_done
+
+        if report_if_done(launch, context):
+            control.sendall(REPORTED)
+            return 0
     task = running.current = running.RunningTask(launch, control)
     own_output = _redirect_output(writers)
     exit_code = _run_flow(_arguments(launch, folder))

@@ -53,6 +53,7 @@ class DagsterInternalDecorator(StepDecorator):
         if task is None:
             return
         task.next_steps = list(graph[step_name].out_funcs)
+        task.is_switch = graph[step_name].type == "split-switch"
         for datastore in inputs or ():
             for name, key in datastore._objects.items():
                 task.inherited.setdefault(name, set()).add(key)

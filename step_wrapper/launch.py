@@ -27,6 +27,7 @@ class Launch:
         datastore: The type of the datastore.
         datastore_root: Its root, an absolute path or a URL.
         timeout_seconds: The limit of `@timeout`, or None.
+        skip_if_done: Whether the task is only reported if an earlier attempt has done it.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -43,6 +44,7 @@ class Launch:
     datastore: str
     datastore_root: str
     timeout_seconds: int | None
+    skip_if_done: bool
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str

@@ -33,6 +33,7 @@ STDERR_LINES = 50
 # An event of Dagster is kept for ever and loaded with its run: none may be large.
 MAX_REASON_CHARACTERS = 2_000
 MAX_TEXT_CHARACTERS = 20_000
+_NO_FACTS = {"artifacts": [], "next_steps": [], "num_splits": None, "control_tasks": []}
 
 
 def report(
@@ -54,43 +55,90 @@ def report(
     Returns:
         Whether the task is done.
     """
-    is_done, artifacts = False, []
+    is_done, facts = False, dict(_NO_FACTS)
     try:
         datastore = _datastore(launch)
         _save_logs(datastore, launch, outcome, folder)
-        stored = datastore.get_task_datastore(launch.run_id, launch.step, launch.task_id, launch.attempt)
-        if outcome.ended_because is None and "_task_ok" in stored and stored["_task_ok"] is True:
+        stored = _attempt(datastore, launch, launch.attempt)
+        if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, task, stored)
             is_done = outcome.wrong_transition is None
         if is_done:
-            artifacts = _artifacts(stored, {} if task is None else task.inherited)
+            facts = _facts(stored, {} if task is None else task.inherited)
         else:
             _register(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
-    context.report_custom_message(
-        {
-            "metaflow_task": {
-                "duration_seconds": outcome.duration_seconds,
-                "artifacts": artifacts,
-                "failure": None if is_done else _failure(launch, outcome, stderr),
-            }
-        }
-    )
+    failure = None if is_done else _failure(launch, outcome, stderr)
+    _send(context, outcome.duration_seconds, facts, failure)
     return is_done
+
+
+def report_if_done(launch: Launch, context: PipesContext) -> bool:
+    """Report a task that any earlier attempt has done, and return whether there is one.
+
+    Args:
+        launch: The attempt that would run now.
+        context: The open Pipes session.
+    """
+    datastore = _datastore(launch)
+    for attempt in reversed(range(launch.attempt)):
+        stored = _attempt(datastore, launch, attempt)
+        if _is_ok(stored):
+            _send(context, 0.0, _facts(stored, {}), None)
+            return True
+    return False
+
+
+def _attempt(datastore: FlowDataStore, launch: Launch, attempt: int) -> Any:
+    """What is stored of an attempt, which may not exist or not have ended."""
+    return datastore.get_task_datastore(
+        launch.run_id, launch.step, launch.task_id, attempt=attempt, allow_not_done=True
+    )
+
+
+def _send(context: PipesContext, duration_seconds: float, facts: Mapping[str, Any], failure: object) -> None:
+    message = {"duration_seconds": duration_seconds, **facts, "failure": failure}
+    context.report_custom_message({"metaflow_task": message})
+
+
+def _is_ok(stored: Any) -> bool:
+    return _get(stored, "_task_ok") is True
+
+
+def _get(stored: Any, name: str) -> Any:
+    """An artifact of a task, or None: a datastore is no dict."""
+    return stored[name] if name in stored else None  # noqa: SIM401
+
+
+def _facts(stored: Any, inherited: Mapping[str, set[str]]) -> dict[str, Any]:
+    """What the op above needs to know of a task that is done."""
+    nodes = _get(stored, "_parallel_ubf_iter")
+    return {
+        "artifacts": _artifacts(stored, inherited),
+        "next_steps": _next_steps(stored),
+        "num_splits": _get(stored, "_foreach_num_splits") if nodes is None else nodes.num_parallel,
+        "control_tasks": _get(stored, "_control_mapper_tasks") or [],
+    }
+
+
+def _next_steps(stored: Any) -> list[str]:
+    transition = _get(stored, "_transition")
+    return list(transition[0]) if transition else []
 
 
 def _with_transition(outcome: Outcome, task: RunningTask | None, stored: Any) -> Outcome:
     """Check that the step went on as the graph says, as `metaflow.runtime` does after each task."""
     if task is None or task.next_steps is None:
         return outcome
-    transition = stored["_transition"] if "_transition" in stored else None  # noqa: SIM401 - a datastore is no dict
-    taken = list(transition[0]) if transition else []
-    if taken == task.next_steps:
+    taken = _next_steps(stored)
+    is_choice = task.is_switch and len(taken) == 1 and taken[0] in task.next_steps
+    if is_choice or taken == task.next_steps:
         return outcome
+    expected = " or ".join(task.next_steps) if task.is_switch else _steps(task.next_steps)
     wrong = (
-        f"was expected to go on to {_steps(task.next_steps)} by self.next(), as the flow's graph says, but it went on "
+        f"was expected to go on to {expected} by self.next(), as the flow's graph says, but it went on "
         f"to {_steps(taken)}. Let the step end in the self.next() of its last line."
     )
     return dataclasses.replace(outcome, wrong_transition=wrong)

@@ -30,6 +30,7 @@ class RunningTask:
         launch: The attempt.
         control: The socket to the supervisor.
         next_steps: The steps that follow it in the graph.
+        is_switch: Whether it goes on to one of them.
         inherited: The artifacts of its input tasks, each name with the keys of its values.
         exception: What its code raised, if it did.
     """
@@ -37,6 +38,7 @@ class RunningTask:
     launch: Launch
     control: socket.socket
     next_steps: list[str] | None = None
+    is_switch: bool = False
     inherited: dict[str, set[str]] = field(default_factory=dict)
     exception: BaseException | None = None
 

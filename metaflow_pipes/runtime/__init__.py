@@ -2,15 +2,29 @@
 
 from metaflow_pipes.runtime.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors import multiprocess
+from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
 from metaflow_pipes.runtime.parameters import MetaflowParameter
-from metaflow_pipes.runtime.step import run_step
+from metaflow_pipes.runtime.step import (
+    run_foreach_step,
+    run_loop_step,
+    run_split_step,
+    run_step,
+    run_switch_step,
+)
 
 __all__ = [
     "MetaflowFlow",
     "MetaflowFlowWarning",
     "MetaflowParameter",
     "MetaflowPipesClient",
+    "fan_out",
+    "gather",
     "multiprocess",
+    "regroup",
+    "run_foreach_step",
+    "run_loop_step",
+    "run_split_step",
     "run_step",
+    "run_switch_step",
 ]

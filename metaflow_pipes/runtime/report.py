@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # Rows of the artifacts table. The run page loads every event of a run, so none may be large.
 MAX_ARTIFACT_ROWS = 100
@@ -45,6 +45,9 @@ class TaskReport:
         attempt: The attempt, from 0.
         duration_seconds: From the launch of the step's process to its end.
         artifacts: What the task produced.
+        next_steps: The steps that it goes on to.
+        num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
+        control_tasks: The paths of the task and of those that it has started, if it is a control task.
         failure: Why it failed, or None.
     """
 
@@ -52,12 +55,20 @@ class TaskReport:
     attempt: int
     duration_seconds: float = 0.0
     artifacts: tuple[Artifact, ...] = ()
+    next_steps: tuple[str, ...] = ()
+    num_splits: int | None = None
+    control_tasks: tuple[str, ...] = ()
     failure: TaskFailure | None = None
 
     @property
     def task_path(self) -> str:
         """The task without its flow: `run_id/step/task_id`."""
         return self.pathspec.partition("/")[2]
+
+    @property
+    def tasks(self) -> str:
+        """The task's path; of a control task, also the paths of those that it has started, with commas."""
+        return ",".join(self.control_tasks) or self.task_path
 
     def output_metadata(self) -> dict[str, dg.MetadataValue]:
         """The metadata of the op's output."""
@@ -109,6 +120,25 @@ class TaskReport:
         return _code(f'from metaflow import Task\n\nTask("{self.pathspec}"){value}', "python")
 
 
+def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
+    """The tasks of a loop as a table.
+
+    Args:
+        reports: The report of each iteration.
+    """
+    shown = reports[-MAX_ARTIFACT_ROWS:]
+    records = [
+        dg.TableRecord({"iteration": number, "pathspec": report.pathspec, "seconds": round(report.duration_seconds, 3)})
+        for number, report in enumerate(shown, len(reports) - len(shown))
+    ]
+    columns = [
+        dg.TableColumn("iteration", "int"),
+        dg.TableColumn("pathspec", "string"),
+        dg.TableColumn("seconds", "float"),
+    ]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
 def report_of(invocation: dg.PipesClientCompletedInvocation, pathspec: str, attempt: int) -> TaskReport:
     """The report of a finished process; where it is missing or misshapen, a failure that says so.
 
@@ -137,6 +167,9 @@ def _parse(message: Mapping[str, Any], pathspec: str, attempt: int) -> TaskRepor
             Artifact(str(row["name"]), str(row["type"]), None if row["size"] is None else int(row["size"]))
             for row in message["artifacts"]
         ),
+        next_steps=tuple(map(str, message["next_steps"])),
+        num_splits=None if message["num_splits"] is None else int(message["num_splits"]),
+        control_tasks=tuple(map(str, message["control_tasks"])),
         failure=None
         if failure is None
         else TaskFailure(

@@ -5,22 +5,41 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.runtime.report import TaskReport, report_of
+from metaflow_pipes.runtime.places import is_split, items_of, parse_item, parse_path, parse_split, split_of, tasks_of
+from metaflow_pipes.runtime.report import TaskReport, iterations_table, report_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from metaflow_pipes.runtime.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
 # The tag by which Dagster marks a re-execution from failure.
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
+# The name of an op's output if it has one.
+DEFAULT_OUTPUT = "result"
 # How much of a Dagster run id tells the tasks of a re-execution from those before.
 SHORT_RUN_ID_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the decorators of a step ask for.
+
+    Attributes:
+        extra_env: The variables of the step's `@environment`.
+        user_code_retries: How many retries run the user's code (`@retry`); what comes after is `@catch`'s.
+        timeout_seconds: How long the step's code may run in each attempt (`@timeout`).
+    """
+
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    user_code_retries: int = 0
+    timeout_seconds: int | None = None
 
 
 def run_step(
@@ -28,11 +47,8 @@ def run_step(
     pipes: MetaflowPipesClient,
     flow: MetaflowFlow,
     step: str,
-    upstream: str | Sequence[str] | None = None,
-    *,
-    extra_env: Mapping[str, str] | None = None,
-    user_code_retries: int = 0,
-    timeout_seconds: int | None = None,
+    upstream: str | Sequence[str] = (),
+    **options: Any,
 ) -> str:
     """Run one attempt of a step's task, and attach what it reports to the op's output.
 
@@ -42,23 +58,140 @@ def run_step(
         pipes: The client that launches the task.
         flow: The flow.
         step: The step's name.
-        upstream: The path of the task before it, or those of the tasks that it joins; None for the start step.
-        extra_env: The variables of the step's `@environment`.
-        user_code_retries: How many retries run the user's code (`@retry`); what comes after is `@catch`'s.
-        timeout_seconds: How long the step's code may run in each attempt (`@timeout`).
+        upstream: The task before it, or those that it joins, as in `metaflow_pipes.runtime.places`; none for
+            the start step.
+        options: What the step's decorators ask for, as in `StepOptions`.
 
     Returns:
-        The task's path, `run_id/step/task_id`.
+        The task's path, `run_id/step/task_id`; of a control task, also those that it has started.
 
     Raises:
         dagster.Failure: The attempt failed; description and metadata say why.
     """
+    report = _run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    context.add_output_metadata(report.output_metadata())
+    return report.tasks
+
+
+def run_split_step(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str] = (),
+    **options: Any,
+) -> str:
+    """As `run_step`, for a step that ends in a foreach or in `num_parallel`.
+
+    Returns:
+        The task's path and the number of its items.
+    """
+    report = _run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    context.add_output_metadata(report.output_metadata())
+    return split_of(report.task_path, report.num_splits)
+
+
+def run_foreach_step(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str] = (),
+    **options: Any,
+) -> Iterator[dg.DynamicOutput[str]]:
+    """As `run_step`, for a step that ends in a foreach outside of any other.
+
+    Yields:
+        The items, under their indices as mapping keys. The first one has the task's metadata.
+    """
+    report = _run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    metadata = report.output_metadata()
+    for item, key in items_of(split_of(report.task_path, report.num_splits)):
+        yield dg.DynamicOutput(item, mapping_key=key, metadata=metadata)
+        metadata = {}
+
+
+def run_switch_step(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str] = (),
+    *,
+    outputs: Mapping[str, str],
+    **options: Any,
+) -> Iterator[dg.Output[str]]:
+    """As `run_step`, for a step that ends in a switch.
+
+    Args:
+        context: The op's context.
+        pipes: The client that launches the task.
+        flow: The flow.
+        step: The step's name.
+        upstream: As for `run_step`.
+        outputs: For each step that it can go on to, the name of the output.
+        options: As for `run_step`.
+
+    Yields:
+        The task's path, as the output of the step that it goes on to.
+    """
+    report = _run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    yield dg.Output(report.task_path, outputs[report.next_steps[0]], metadata=report.output_metadata())
+
+
+def run_loop_step(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str] = (),
+    *,
+    outputs: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Iterator[dg.Output[str]]:
+    """As `run_switch_step`, for a step that can go on to itself: runs its tasks one after another.
+
+    A retry goes on with the iteration that failed.
+
+    Args:
+        context: The op's context.
+        pipes: The client that launches the tasks.
+        flow: The flow.
+        step: The step's name.
+        upstream: As for `run_step`.
+        outputs: As for `run_switch_step`; None if the loop has one exit.
+        options: As for `run_step`.
+
+    Yields:
+        The path of the last iteration's task, with a table of all iterations.
+    """
+    reports: list[TaskReport] = []
+    while not reports or reports[-1].next_steps == (step,):
+        inputs = reports[-1].task_path if reports else upstream
+        reports.append(_run_task(context, pipes, flow, step, inputs, StepOptions(**options), len(reports)))
+    last = reports[-1]
+    output = outputs[last.next_steps[0]] if outputs else DEFAULT_OUTPUT
+    yield dg.Output(
+        last.task_path, output, metadata={**last.output_metadata(), "iterations": iterations_table(reports)}
+    )
+
+
+def _run_task(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str],
+    options: StepOptions,
+    iteration: int | None = None,
+) -> TaskReport:
+    """Run one attempt of one task to its end."""
     _check_flow_file(context, flow)
-    paths = [upstream] if isinstance(upstream, str) else list(upstream or ())
-    run_id = paths[0].split("/")[0] if paths else _new_run_id(context)
-    suffix = _task_suffix(context, run_id)
-    parameters_id = f"parameters{suffix}"
-    task = {"flow": flow.name, "run_id": run_id, "step": step, "task_id": f"{step}{suffix}"}
+    inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
+    run_id = parse_path(inputs.paths[0])[0] if inputs.paths else _new_run_id(context)
+    again = _reexecution_mark(context, run_id)
+    parameters_id = f"parameters{again}"
+    task = {"flow": flow.name, "run_id": run_id, "step": step, "task_id": _task_id(context, step, iteration) + again}
     pathspec = "/".join(task.values())
     attempt = context.retry_number
     context.log.info(f"Attempt {attempt} of Metaflow task {pathspec} starts.")
@@ -69,25 +202,30 @@ def run_step(
             "metaflow": {
                 **task,
                 "attempt": attempt,
-                "command": flow.step_command(
-                    step,
-                    run_id,
-                    task["task_id"],
-                    paths or [f"{run_id}/_parameters/{parameters_id}"],
-                    attempt,
-                    user_code_retries,
-                ),
-                "init": None if paths else flow.init_command(run_id, parameters_id, _config(context)),
+                "command": [
+                    *flow.step_command(
+                        step,
+                        run_id,
+                        task["task_id"],
+                        inputs.paths or [f"{run_id}/_parameters/{parameters_id}"],
+                        attempt,
+                        options.user_code_retries,
+                    ),
+                    *inputs.arguments,
+                ],
+                "init": None if inputs.paths else flow.init_command(run_id, parameters_id, _config(context)),
                 "configs": flow.configs,
                 "datastore": flow.datastore,
                 "datastore_root": flow.root,
-                "timeout_seconds": timeout_seconds,
-                "step_key": str(context.op_handle),
+                "timeout_seconds": options.timeout_seconds,
+                "step_key": _step_key(context),
+                # a loop that is retried goes on behind the iterations that are done
+                "skip_if_done": iteration is not None and attempt > 0,
             }
         },
         base_env=flow.environment(os.environ),
         # Metaflow's own runner sets these two last as well
-        env={**(extra_env or {}), "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
+        env={**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
         cwd=pipes.cwd or flow.folder,
     )
     report = report_of(invocation, pathspec, attempt)
@@ -97,8 +235,38 @@ def run_step(
             context.log.error(f"{report.failure.description}\n{report.failure.traceback}")
         raise _failure(report, flow)
     context.log.info(f"Metaflow task {pathspec} finished after {report.duration_seconds:.1f} s.")
-    context.add_output_metadata(report.output_metadata())
-    return report.task_path
+    return report
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The tasks that a task takes, and what Metaflow must be told about them."""
+
+    paths: list[str]
+    arguments: list[str]
+
+    @classmethod
+    def of(cls, upstream: list[str]) -> _Inputs:
+        if len(upstream) == 1 and (item := parse_item(upstream[0])) is not None:
+            path, index = item
+            return cls([path], [f"--split-index={index}"] if index is not None else ["--ubf-context=ubf_control"])
+        if len(upstream) == 1 and is_split(upstream[0]):
+            path, size = parse_split(upstream[0])
+            # as `metaflow.plugins.parallel_decorator` asks of the runner
+            return cls([path], ["--ubf-context=ubf_control", "--split-index=0", f"--num-parallel={size}"])
+        return cls(tasks_of(upstream), [])
+
+
+def _task_id(context: dg.OpExecutionContext, step: str, iteration: int | None) -> str:
+    """The step's name, the indices of its items, and the iteration: `step-3-0-i2`."""
+    key = context.get_mapping_key()
+    parts = [step, *(key.split("_") if key else ())]
+    return "-".join(parts if iteration is None else [*parts, f"i{iteration}"])
+
+
+def _step_key(context: dg.OpExecutionContext) -> str:
+    key = context.get_mapping_key()
+    return f"{context.op_handle}[{key}]" if key else str(context.op_handle)
 
 
 def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None:
@@ -132,10 +300,10 @@ def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> boo
     return is_selection or run.tags.get(RESUME_RETRY_TAG) == "true"
 
 
-def _task_suffix(context: dg.OpExecutionContext, run_id: str) -> str:
+def _reexecution_mark(context: dg.OpExecutionContext, run_id: str) -> str:
     """What is added to the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
     dagster_run_id = context.run.run_id
-    return "" if run_id == f"dagster-{dagster_run_id}" else f"-{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
+    return "" if run_id == f"dagster-{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
 
 
 def _config(context: dg.OpExecutionContext) -> Mapping[str, Any]:

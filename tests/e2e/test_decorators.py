@@ -90,39 +90,21 @@ def test_namespace_reaches_the_steps(project):
     assert flows.run_of(result).data.seen == "production:abc"
 
 
-SHAPES = {
-    "foreach": "        self.items = [1]\n        self.next(self.a, foreach='items')\n"
-    "    @step\n    def a(self):\n        self.next(self.j)\n"
-    "    @step\n    def j(self, inputs):\n        self.next(self.end)\n",
-    "switch": "        self.x = 'a'\n        self.next({'a': self.a, 'b': self.b}, condition='x')\n"
-    "    @step\n    def a(self):\n        self.next(self.end)\n"
-    "    @step\n    def b(self):\n        self.next(self.end)\n",
-    "@parallel": "        self.next(self.a, num_parallel=2)\n"
-    "    @parallel\n    @step\n    def a(self):\n        self.next(self.j)\n"
-    "    @step\n    def j(self, inputs):\n        self.next(self.end)\n",
-    "@kubernetes": "        self.next(self.end)\n",
-    "@slurm": "        self.next(self.end)\n",
-}
-
-
-@pytest.mark.parametrize("what", SHAPES)
+@pytest.mark.parametrize("what", ["@kubernetes", "@slurm"])
 def test_what_can_not_run_is_refused_by_name(project, what):
     flows: Project = project()
-    decorator, definition = "", ""
-    if what == "@kubernetes":
-        decorator = "    @kubernetes\n"
+    definition = ""
     if what == "@slurm":
         # a stand-in for an extension's decorator: only its name matters here
         definition = (
-            "from metaflow.decorators import StepDecorator, _base_step_decorator\n"
+            "from metaflow.decorators import StepDecorator\n"
             "class Slurm(StepDecorator):\n    name = 'slurm'\n\n"
             "def slurm(f):\n    f.decorators.append(Slurm(statically_defined=True))\n    return f\n\n"
         )
-        decorator = "    @slurm\n"
     flows.write(
         "flow.py",
-        f"from metaflow import FlowSpec, kubernetes, parallel, step\n{definition}"
-        f"class RefusedFlow(FlowSpec):\n{decorator}    @step\n    def start(self):\n{SHAPES[what]}"
+        f"from metaflow import FlowSpec, kubernetes, step\n{definition}"
+        f"class RefusedFlow(FlowSpec):\n    {what}\n    @step\n    def start(self):\n        self.next(self.end)\n"
         "    @step\n    def end(self):\n        pass\n\n"
         "if __name__ == '__main__':\n    RefusedFlow()\n",
     )
@@ -132,5 +114,5 @@ def test_what_can_not_run_is_refused_by_name(project, what):
     assert "not supported" in finished.stdout
     assert what.strip("@") in finished.stdout
     assert "RefusedFlow" in finished.stdout
-    assert "step start" in finished.stdout.lower() or "Step a" in finished.stdout
+    assert "Step start" in finished.stdout
     assert "Traceback" not in finished.stdout

@@ -29,7 +29,7 @@ def test_reexecution_from_failure_completes_the_metaflow_run(project, number, fa
     run = flows.metaflow_run("FlakyFlow", f"dagster-{first.run_id}")
     assert run.successful
     assert run.data.result == number * 2 + 1
-    again = f"-{second.run_id[:SHORT_RUN_ID]}"
+    again = f"-r{second.run_id[:SHORT_RUN_ID]}"
     assert {task.id for task in run[failing]} == {failing, failing + again}
     assert {task.id for task in run["end"]} == {"end" + again}
 

@@ -12,7 +12,7 @@ from models import flow_model, step_model
 
 from metaflow_pipes import CompileError
 from metaflow_pipes.lowering import RESERVED_NAMES, lower, parse_step_env
-from metaflow_pipes.model import FromRunEnvironment, JobOptions, ParameterModel
+from metaflow_pipes.model import FromRunEnvironment, JobOptions, ParameterModel, Reference
 
 
 def _names(*steps: str, flow: str = "SomeFlow") -> dict[str, str]:
@@ -63,9 +63,9 @@ def test_join_takes_its_inputs_in_metaflows_order():
         step_model("a", "start"),
         step_model("join", "a", "b", is_join=True),
     )
-    join = lower(flow, JobOptions()).ops[-1]
-    assert join.upstream == ("task_a", "task_b")
-    assert join.is_join
+    job = lower(flow, JobOptions())
+    assert job.ops[-1].takes_list
+    assert job.statements[-1].arguments == ((Reference("task_a"), Reference("task_b")),)
 
 
 @pytest.mark.parametrize(

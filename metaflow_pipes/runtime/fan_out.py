@@ -1,0 +1,56 @@
+"""Ops that run no task: they collect the tasks of mapped steps, and emit them anew under other mapping keys."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from metaflow_pipes.runtime.places import in_order, indices, items_of
+
+
+def gather(name: str) -> dg.OpDefinition:
+    """An op that passes the tasks of one mapped step on as one string; skipped if none of them has run.
+
+    Args:
+        name: The op's name.
+    """
+
+    @dg.op(name=name, description="Collects the tasks of a mapped step.")
+    def gather_tasks(upstream: list[str]) -> str:
+        return ";".join(in_order(upstream))
+
+    return gather_tasks
+
+
+def fan_out(name: str) -> dg.OpDefinition:
+    """An op that emits the items of the foreach splits of a mapped step, under the mapping keys `outer_inner`.
+
+    Args:
+        name: The op's name.
+    """
+
+    @dg.op(name=name, description="Emits the items of a foreach within a foreach.", out=dg.DynamicOut(str))
+    def fan_out_items(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
+        for split in in_order(upstream):
+            for item, index in items_of(split):
+                yield dg.DynamicOutput(item, mapping_key="_".join([*map(str, indices(split)), index]))
+
+    return fan_out_items
+
+
+def regroup(name: str, depth: int) -> dg.OpDefinition:
+    """An op that emits the tasks of mapped steps again, together those of the same outer items.
+
+    Args:
+        name: The op's name.
+        depth: How many indices tell the outer items.
+    """
+
+    @dg.op(name=name, description="Brings the tasks of the same foreach items together.", out=dg.DynamicOut(str))
+    def regroup_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for unit in in_order(upstream):
+            groups.setdefault(indices(unit)[:depth], []).append(unit)
+        for group, units in groups.items():
+            yield dg.DynamicOutput(";".join(units), mapping_key="_".join(map(str, group)))
+
+    return regroup_tasks

@@ -1,0 +1,162 @@
+"""Every shape of graph gives the tasks and artifacts of Metaflow's own `run`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import Project, execute, failure_description, failures, job_of
+
+
+def _tasks(run):
+    """For each step, the public artifacts and the foreach stack of each of its tasks, in no order."""
+    return {
+        step.id: sorted(
+            json.dumps(
+                {
+                    artifact.id: artifact.data
+                    for artifact in task
+                    if not artifact.id.startswith("_") or artifact.id == "_foreach_stack"
+                },
+                sort_keys=True,
+                default=str,
+            )
+            for task in step
+        )
+        for step in run
+    }
+
+
+def _skipped(result):
+    return {event.step_key for event in result.all_events if event.event_type_value == "STEP_SKIPPED"}
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters"),
+    [
+        ("foreach.py", {"count": 1}),
+        ("foreach.py", {"count": 4}),
+        ("nested.py", {}),
+        ("switches.py", {"way": "many"}),
+        ("switches.py", {"way": "few"}),
+        ("switches.py", {"way": "none"}),
+        ("loops.py", {}),
+        ("parallel_steps.py", {}),
+    ],
+)
+def test_tasks_are_those_of_metaflows_own_run(project, flow, parameters):
+    flows: Project = project(flow)
+    result = execute(job_of(flows.compile(flow)), parameters or None)
+    assert result.success
+    run = flows.run_of(result)
+    assert run.successful
+    native = flows.native_run(flow, *(f"--{name}={value}" for name, value in parameters.items()))
+    assert _tasks(run) == _tasks(native)
+
+
+def test_task_ids_and_step_keys_show_the_place(project):
+    flows: Project = project("nested.py")
+    result = flows.run("nested.py")
+    run = flows.run_of(result)
+    succeeded = {event.step_key for event in result.all_events if event.event_type_value == "STEP_SUCCESS"}
+    for step, keys in (("outer", ["0", "1", "2"]), ("leaf", ["1_1_0", "1_1_1", "2_1_0", "2_1_1"])):
+        assert {task.id for task in run[step]} == {f"{step}-{key.replace('_', '-')}" for key in keys}
+        assert {f"{step}[{key}]" for key in keys} <= succeeded
+    leaf = next(task for task in run["leaf"] if task.id == "leaf-2-1-0")
+    assert [frame.index for frame in leaf["_foreach_stack"].data] == [2, 1, 0]
+
+
+def test_foreach_join_takes_its_inputs_by_index(project):
+    flows: Project = project("nested.py")
+    tasks = flows.run_of(flows.run("nested.py"))["middle_join"]
+    assert {task.id: task["_places"].data for task in tasks} == {
+        "middle_join-0": [0],
+        "middle_join-1": [0, 1, 2],
+        "middle_join-2": [0, 1],
+    }
+
+
+def test_branches_that_were_not_chosen_are_skipped(project):
+    flows: Project = project("switches.py")
+    job = job_of(flows.compile("switches.py"))
+    assert _skipped(execute(job, {"way": "few"})) >= {"many", "joined", "right"}
+    result = execute(job, {"way": "none"})
+    assert _skipped(result) >= {"many", "joined", "few", "left", "right", "merged"}
+    assert {step.id for step in flows.run_of(result)} == {"start", "end"}
+
+
+def test_loop_shows_its_iterations(project):
+    flows: Project = project("loops.py")
+    result = flows.run("loops.py")
+    (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT" and e.step_key == "loop"]
+    rows = [record.data for record in output.event_specific_data.metadata["iterations"].records]
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert [row["pathspec"].split("/")[-1] for row in rows] == ["loop-i0", "loop-i1", "loop-i2"]
+    # the first iteration was done before the retry, and is not run again
+    (failed,) = failures(result, "loop")
+    assert "in its second iteration" in failure_description(failed)
+    assert {task.id: task.current_attempt for task in flows.run_of(result)["loop"]}["loop-i0"] == 0
+
+
+FOREACH = (
+    "from metaflow import FlowSpec, catch, current, retry, step\n\n"
+    "class ItemsFlow(FlowSpec):\n"
+    "{start_decorator}    @step\n    def start(self):\n{start}        self.next(self.work, foreach='items')\n\n"
+    "{decorators}    @step\n    def work(self):\n{work}        self.next(self.join)\n\n"
+    "    @step\n    def join(self, inputs):\n        self.seen = [getattr(i, 'seen', None) for i in inputs]\n"
+    "        self.next(self.end)\n\n"
+    "    @step\n    def end(self):\n        pass\n\nif __name__ == '__main__':\n    ItemsFlow()\n"
+)
+
+
+def _items_flow(
+    start="        self.items = [0, 1, 2]\n", work="        self.seen = self.input\n", on_start="", on_work=""
+):
+    return FOREACH.format(start=start, work=work, start_decorator=on_start, decorators=on_work)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [("[]", "zero splits"), ("42", "not iterable"), ("None", "not iterable")],
+)
+def test_foreach_over_nothing_is_metaflows_error(project, items, message):
+    flows: Project = project()
+    flows.write("flow.py", _items_flow(start=f"        self.items = {items}\n"))
+    native = flows.metaflow("flow.py", "--no-pylint", "run", check=False).stdout
+    assert message in native
+    (failed,) = failures(flows.run("flow.py"), "start")
+    assert message in failure_description(failed)
+
+
+def test_switch_value_without_a_case_is_metaflows_error(project):
+    flows: Project = project("switches.py")
+    result = execute(job_of(flows.compile("switches.py")), {"way": "elsewhere"})
+    (failed,) = failures(result, "start")
+    assert "elsewhere" in failure_description(failed)
+
+
+def test_each_item_retries_alone_and_catch_lets_the_others_go_on(project):
+    flows: Project = project()
+    work = (
+        "        self.seen = (self.input, current.retry_count)\n"
+        "        if self.input == 1 and current.retry_count == 0:\n            raise ValueError('once')\n"
+        "        if self.input == 2:\n            raise ValueError('always')\n"
+    )
+    decorators = "    @catch(var='problem', print_exception=False)\n    @retry(times=1, minutes_between_retries=0)\n"
+    flows.write("flow.py", _items_flow(work=work, on_work=decorators))
+    result = flows.run("flow.py")
+    assert result.success
+    assert flows.run_of(result)["join"].task.data.seen[:2] == [(0, 0), (1, 1)]
+    attempts = {task.id: task.current_attempt for task in flows.run_of(result)["work"]}
+    assert attempts == {"work-0": 0, "work-1": 1, "work-2": 1}
+
+
+def test_fan_out_is_that_of_the_attempt_that_succeeds(project):
+    flows: Project = project()
+    start = (
+        "        self.items = list(range(5 - 2 * current.retry_count))\n"
+        "        if current.retry_count == 0:\n            raise ValueError('first')\n"
+    )
+    flows.write("flow.py", _items_flow(start, on_start="    @retry(times=1, minutes_between_retries=0)\n"))
+    result = flows.run("flow.py")
+    assert flows.run_of(result)["join"].task.data.seen == [0, 1, 2]
