@@ -47,7 +47,7 @@ def run_step(
     Returns:
         The exit code: 0 if the task is done, else 1.
     """
-    if launch.skip_if_done:
+    if launch.done_as:
         from step_wrapper.report import report_if_done
 
         if report_if_done(launch, context):

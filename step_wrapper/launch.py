@@ -27,7 +27,7 @@ class Launch:
         datastore: The type of the datastore.
         datastore_root: Its root, an absolute path or a URL.
         timeout_seconds: The limit of `@timeout`, or None.
-        skip_if_done: Whether the task is only reported if an earlier attempt has done it.
+        done_as: Ids of tasks any of which, if it is done, is reported in place of running this one.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -44,7 +44,7 @@ class Launch:
     datastore: str
     datastore_root: str
     timeout_seconds: int | None
-    skip_if_done: bool
+    done_as: list[str]
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.datastore import FlowDataStore
 from metaflow.event_logger import NullEventLogger
+from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.mflog import RUNTIME_LOG_SOURCE
 from metaflow.monitor import NullMonitor
@@ -71,23 +72,24 @@ def report(
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
     failure = None if is_done else _failure(launch, outcome, stderr)
-    _send(context, outcome.duration_seconds, facts, failure)
+    _send(context, launch.task_id, outcome.duration_seconds, facts, failure)
     return is_done
 
 
 def report_if_done(launch: Launch, context: PipesContext) -> bool:
-    """Report a task that any earlier attempt has done, and return whether there is one.
+    """Report a task that was done before in place of this one, and return whether there is one.
 
     Args:
         launch: The attempt that would run now.
         context: The open Pipes session.
     """
     datastore = _datastore(launch)
-    for attempt in reversed(range(launch.attempt)):
-        stored = _attempt(datastore, launch, attempt)
-        if _is_ok(stored):
-            _send(context, 0.0, _facts(stored, {}), None)
-            return True
+    for task_id in launch.done_as:
+        for attempt in reversed(range(MAX_ATTEMPTS)):
+            stored = _attempt(datastore, dataclasses.replace(launch, task_id=task_id), attempt)
+            if _is_ok(stored):
+                _send(context, task_id, 0.0, _facts(stored, {}), None)
+                return True
     return False
 
 
@@ -98,8 +100,10 @@ def _attempt(datastore: FlowDataStore, launch: Launch, attempt: int) -> Any:
     )
 
 
-def _send(context: PipesContext, duration_seconds: float, facts: Mapping[str, Any], failure: object) -> None:
-    message = {"duration_seconds": duration_seconds, **facts, "failure": failure}
+def _send(
+    context: PipesContext, task_id: str, duration_seconds: float, facts: Mapping[str, Any], failure: object
+) -> None:
+    message = {"task_id": task_id, "duration_seconds": duration_seconds, **facts, "failure": failure}
     context.report_custom_message({"metaflow_task": message})
 
 

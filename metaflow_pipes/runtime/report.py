@@ -159,8 +159,10 @@ def report_of(invocation: dg.PipesClientCompletedInvocation, pathspec: str, atte
 
 def _parse(message: Mapping[str, Any], pathspec: str, attempt: int) -> TaskReport:
     failure = message["failure"]
+    # an iteration of a loop may have been done before, under another id
+    folder, _, task_id = pathspec.rpartition("/")
     return TaskReport(
-        pathspec=pathspec,
+        pathspec=f"{folder}/{message.get('task_id', task_id)}",
         attempt=attempt,
         duration_seconds=float(message["duration_seconds"]),
         artifacts=tuple(

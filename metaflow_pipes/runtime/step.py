@@ -189,7 +189,7 @@ def _run_task(
     _check_flow_file(context, flow)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else _new_run_id(context)
-    again = _reexecution_mark(context, run_id)
+    again = _reexecution_mark(context.run.run_id, run_id)
     parameters_id = f"parameters{again}"
     task = {"flow": flow.name, "run_id": run_id, "step": step, "task_id": _task_id(context, step, iteration) + again}
     pathspec = "/".join(task.values())
@@ -219,8 +219,9 @@ def _run_task(
                 "datastore_root": flow.root,
                 "timeout_seconds": options.timeout_seconds,
                 "step_key": _step_key(context),
-                # a loop that is retried goes on behind the iterations that are done
-                "skip_if_done": iteration is not None and attempt > 0,
+                "done_as": []
+                if iteration is None
+                else _earlier_ids(context, run_id, _task_id(context, step, iteration)),
             }
         },
         base_env=flow.environment(os.environ),
@@ -257,6 +258,21 @@ class _Inputs:
         return cls(tasks_of(upstream), [])
 
 
+def _earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> list[str]:
+    """The ids under which earlier attempts, also those of the runs that this one goes on with, ran an iteration.
+
+    A loop goes on behind the iterations that are done, unless all of it was done, and is run again on purpose.
+    """
+    again = _reexecution_mark(context.run.run_id, run_id)
+    ids = [task_id + again] if context.retry_number else []
+    for run in _continued_runs(context):
+        stats = context.instance.get_run_step_stats(run.run_id, [_step_key(context)])
+        if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):
+            break
+        ids.append(task_id + _reexecution_mark(run.run_id, run_id))
+    return ids
+
+
 def _task_id(context: dg.OpExecutionContext, step: str, iteration: int | None) -> str:
     """The step's name, the indices of its items, and the iteration: `step-3-0-i2`."""
     key = context.get_mapping_key()
@@ -284,13 +300,18 @@ def _new_run_id(context: dg.OpExecutionContext) -> str:
     A re-execution from failure, or of selected steps, goes on with the Metaflow run of the Dagster run that it
     re-executes; one of all steps makes a new Metaflow run.
     """
-    run = context.run
-    while run.parent_run_id is not None and _continues_parent(context, run):
-        parent = context.instance.get_run_by_id(run.parent_run_id)
-        if parent is None:
-            return f"dagster-{run.parent_run_id}"
-        run = parent
-    return f"dagster-{run.run_id}"
+    return f"dagster-{[context.run, *_continued_runs(context)][-1].run_id}"
+
+
+def _continued_runs(context: dg.OpExecutionContext) -> list[dg.DagsterRun]:
+    """The Dagster runs whose Metaflow run this one goes on with, the latest first."""
+    runs: list[dg.DagsterRun] = []
+    run: dg.DagsterRun | None = context.run
+    while run is not None and run.parent_run_id is not None and _continues_parent(context, run):
+        run = context.instance.get_run_by_id(run.parent_run_id)
+        if run is not None:
+            runs.append(run)
+    return runs
 
 
 def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> bool:
@@ -300,9 +321,8 @@ def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> boo
     return is_selection or run.tags.get(RESUME_RETRY_TAG) == "true"
 
 
-def _reexecution_mark(context: dg.OpExecutionContext, run_id: str) -> str:
+def _reexecution_mark(dagster_run_id: str, run_id: str) -> str:
     """What is added to the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
-    dagster_run_id = context.run.run_id
     return "" if run_id == f"dagster-{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
 
 

@@ -61,3 +61,42 @@ def test_reexecution_of_all_steps_is_a_new_metaflow_run(project, tmp_path):
         run = flows.metaflow_run("FlakyFlow", f"dagster-{result.run_id}")
         assert run.successful
         assert [task.id for task in run["end"]] == ["end"]
+
+
+@pytest.mark.parametrize("breaks", ["inner-1-0", "inner_join-1", "outer_join", "left", "loop-1", "node-1"])
+def test_reexecution_runs_what_failed_and_what_hangs_below(project, breaks, tmp_path):
+    flows: Project = project("fragile.py")
+    job = persistent(flows.compile("fragile.py", "--executor", "in_process"))
+    run_config = {"ops": {"start": {"config": {"breaks": breaks}}}}
+    notes = flows.folder / "notes"
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = dg.execute_job(job, instance, run_config=run_config)
+        assert not first.success
+        before = notes.read_text().split()
+        flows.write("ready", "")
+        notes.unlink()
+        options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+        assert dg.execute_job(job, instance, reexecution_options=options).success
+    after = notes.read_text().split()
+    assert breaks in after
+    everything = {
+        *(
+            "start",
+            "outer-0",
+            "outer-1",
+            "inner-0-0",
+            "inner-0-1",
+            "inner-1-0",
+            "inner-1-1",
+            "inner_join-0",
+            "inner_join-1",
+        ),
+        *("outer_join", "choose", "left", "loop-0", "loop-1", "loop-2", "node-0", "node-1", "end"),
+    }
+    assert set(before) | set(after) == everything
+    # what had succeeded is not run again; the control task of num_parallel is one Dagster step with its workers
+    repeated = {"node-0", "node-1"} if breaks == "node-1" else set()
+    assert set(before) & set(after) - repeated == {breaks} - repeated
+    run = flows.metaflow_run("FragileFlow", f"dagster-{first.run_id}")
+    assert run.successful
+    assert (run.data.all_values, run.data.turns, run["node_join"].task.data.ranks) == ([[0, 1], [10, 11]], 3, [0, 1])
