@@ -1,0 +1,318 @@
+"""Lowering of graphs: whatever the nesting, the generated job runs the tasks that Metaflow would, on the same inputs.
+
+Random flows are lowered, rendered, imported and executed by Dagster. Only the launch of a task's process is replaced:
+a stub answers for the task, and records what it was asked for. What is asked for is compared with an interpreter
+that walks the flow as it was written, and knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import flow_model
+from support import job_of
+
+from metaflow_pipes.lowering import lower
+from metaflow_pipes.model import JobOptions, StepModel
+from metaflow_pipes.rendering import render
+from metaflow_pipes.runtime import MetaflowPipesClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+# From here on, a flow gets no more elements than it needs.
+MANY_STEPS = 9
+MAX_DEPTH = 3
+MAX_FOREACH_SIZE = 3
+MAX_ITERATIONS = 3
+
+
+# Flows as they are written: elements one after another. What has several ends goes on to the element that follows.
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that goes on to the next one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A step with branches that run side by side, and the join of their ends."""
+
+    name: str
+    branches: tuple[Elements, ...]
+    join: str
+
+
+@dataclass(frozen=True)
+class Foreach:
+    """A step with a body that runs for each item, and the join of its ends."""
+
+    name: str
+    body: Elements
+    join: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A step that chooses one of its cases.
+
+    Attributes:
+        name: The step.
+        cases: What can follow; an empty one goes straight to what follows the switch.
+        repeats: Whether the step can also choose itself.
+        falls_through: Whether the first case goes on to the second one.
+        choice: The case that every task of the step chooses; None if that depends on the task.
+    """
+
+    name: str
+    cases: tuple[Elements, ...]
+    repeats: bool = False
+    falls_through: bool = False
+    choice: int | None = None
+
+
+Element = Step | Split | Foreach | Switch
+Elements = tuple[Element, ...]
+
+
+def _ends_in_switch(elements: Elements) -> bool:
+    """Whether a switch step is among the last steps. Metaflow refuses that before a join."""
+    last = elements[-1]
+    return isinstance(last, Switch) and any(not case or _ends_in_switch(case) for case in last.cases)
+
+
+@st.composite
+def flows(draw: st.DrawFn, all_names: Sequence[str]) -> Elements:
+    """A flow of few steps; their names come in any order, as Metaflow sorts by them."""
+    names = list(draw(st.permutations(all_names)))
+
+    def is_long() -> bool:
+        return len(all_names) - len(names) >= MANY_STEPS
+
+    def sequence(depth: int, before_join: bool = False) -> Elements:
+        elements = tuple(element(depth) for _ in range(1 if is_long() else draw(st.integers(1, 3))))
+        return (*elements, Step(names.pop())) if before_join and _ends_in_switch(elements) else elements
+
+    def element(depth: int) -> Element:
+        kinds = ["step"] if depth == MAX_DEPTH or is_long() else ["step", "foreach", "switch", "split"]
+        kind, name = draw(st.sampled_from(kinds)), names.pop()
+        if kind == "foreach":
+            return Foreach(name, sequence(depth + 1, before_join=True), join=names.pop())
+        if kind == "split":
+            branches = [sequence(depth + 1, before_join=True) for _ in range(draw(st.integers(2, 3)))]
+            return Split(name, tuple(branches), join=names.pop())
+        return switch(name, depth) if kind == "switch" else Step(name)
+
+    def switch(name: str, depth: int) -> Switch:
+        size = draw(st.integers(1, 3))
+        empty = draw(st.none() | st.integers(0, size - 1))
+        return Switch(
+            name,
+            tuple(() if case == empty else sequence(depth + 1) for case in range(size)),
+            repeats=draw(st.booleans()),
+            falls_through=size > 1 and empty not in (0, 1) and draw(st.booleans()),
+            choice=draw(st.none() | st.integers(0, size - 1)),
+        )
+
+    elements = (*sequence(0), Step(names.pop()))
+    # Metaflow lets nothing go on to a start step, not even itself
+    starts_with_loop = isinstance(elements[0], Switch) and elements[0].repeats
+    return (Step(names.pop()), *elements) if starts_with_loop else elements
+
+
+def step_models(flow: Elements) -> list[StepModel]:
+    """The steps as the reader finds them in Metaflow's graph."""
+    steps: dict[str, dict[str, Any]] = {}
+    in_steps: dict[str, set[str]] = {}
+    out_steps: dict[str, list[str]] = {}
+
+    def add(name: str, sources: Sequence[str], region: tuple[str, ...], kind: str = "plain", join: bool = False) -> str:
+        steps[name] = {"kind": kind, "is_join": join, "region": region}
+        in_steps[name] = set(sources)
+        for source in sources:
+            out_steps.setdefault(source, []).append(name)
+        return name
+
+    def walk(elements: Elements, sources: Sequence[str], region: tuple[str, ...]) -> Sequence[str]:
+        """Add steps that follow some sources, and return the last ones."""
+        for element in elements:
+            match element:
+                case Step(name):
+                    sources = [add(name, sources, region)]
+                case Split(name, branches, join):
+                    add(name, sources, region)
+                    ends = [end for branch in branches for end in walk(branch, [name], region)]
+                    sources = [add(join, ends, region, join=True)]
+                case Foreach(name, body, join):
+                    add(name, sources, region, kind="foreach")
+                    sources = [add(join, walk(body, [name], (*region, name)), region, join=True)]
+                case Switch(name, cases):
+                    add(name, sources, region, kind="switch")
+                    out_steps[name] = [name] if element.repeats else []
+                    sources = []
+                    for number, case in enumerate(cases):
+                        falling = sources if element.falls_through and number == 1 else []
+                        others = [] if falling else sources
+                        sources = [*others, *walk(case, [name, *falling], region)]
+        return sources
+
+    walk(flow, [], ())
+    return [
+        StepModel(name, in_steps=tuple(sorted(in_steps[name])), out_steps=tuple(out_steps.get(name, ())), **steps[name])
+        for name in steps
+    ]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that is to run.
+
+    Attributes:
+        inputs: The ids of the tasks that it takes, in order; with `[index]` behind it for a foreach's item.
+        next_steps: What it goes on to.
+        num_splits: How many items its foreach has.
+    """
+
+    inputs: tuple[str, ...]
+    next_steps: tuple[str, ...]
+    num_splits: int | None = None
+
+
+@dataclass
+class Interpreter:
+    """Runs a flow as Metaflow does, on paper. What a task of user code would decide is drawn from its id."""
+
+    seed: int
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    def run(self, elements: Elements, upstream: str, place: tuple[int, ...] = (), following: str = "") -> str:
+        """Run elements after one task, before the step `following`, and return the last task."""
+        for element, next_one in zip(elements, (*elements[1:], None), strict=True):
+            upstream = self._run_one(element, upstream, place, next_one.name if next_one else following)
+        return upstream
+
+    def _run_one(self, element: Element, upstream: str, place: tuple[int, ...], following: str) -> str:
+        task = "-".join([element.name, *map(str, place)])
+        match element:
+            case Step():
+                return self._add(task, [upstream], [following] if following else [])
+            case Split(_, branches, join):
+                self._add(task, [upstream], [branch[0].name for branch in branches])
+                ends = [self.run(branch, task, place, join) for branch in branches]
+                return self._add("-".join([join, *map(str, place)]), sorted(ends, key=_step_of), [following])
+            case Foreach(_, body, join):
+                size = 1 + self._draw(task, MAX_FOREACH_SIZE)
+                self._add(task, [upstream], [body[0].name], size)
+                ends = [self.run(body, f"{task}[{index}]", (*place, index), join) for index in range(size)]
+                return self._add("-".join([join, *map(str, place)]), ends, [following])
+            case Switch(name, cases, repeats, falls_through, choice):
+                number = self._draw(task, len(cases)) if choice is None else choice
+                chosen = cases[number] + (cases[1] if falls_through and number == 0 else ())
+                last = self._draw(f"{task} loop", MAX_ITERATIONS) if repeats else 0
+                for iteration in range(last + 1):
+                    next_step = name if iteration < last else chosen[0].name if chosen else following
+                    upstream = self._add(f"{task}-i{iteration}" if repeats else task, [upstream], [next_step])
+                return self.run(chosen, upstream, place, following)
+
+    def _add(self, task: str, inputs: list[str], next_steps: list[str], num_splits: int | None = None) -> str:
+        assert task not in self.tasks
+        self.tasks[task] = Task(tuple(inputs), tuple(next_steps), num_splits)
+        return task
+
+    def _draw(self, subject: str, limit: int) -> int:
+        return random.Random(f"{self.seed} {subject}").randrange(limit)
+
+
+def _step_of(task: str) -> str:
+    return task.partition("-")[0]
+
+
+class StubClient(MetaflowPipesClient):
+    """In place of running tasks, says what they would report, and records what was asked for."""
+
+    def __init__(self, expected: Mapping[str, Task]):
+        super().__init__()
+        self._expected = expected
+        self.launched: list[str] = []
+        self.inputs: dict[str, tuple[str, ...]] = {}
+
+    def run(self, *, context: dg.OpExecutionContext, extras: Any = None, **_: Any) -> Any:
+        metaflow = extras["metaflow"]
+        task = metaflow["task_id"]
+        arguments = dict(
+            argument.split("=", 1) for argument in metaflow["command"] if argument.startswith("--input-pa")
+        )
+        index = [a.partition("=")[2] for a in metaflow["command"] if a.startswith("--split-index=")]
+        item = f"[{index[0]}]" if index else ""
+        paths = [path.split("/") for path in arguments["--input-paths"].split(",")]
+        assert {run_id for run_id, _, _ in paths} == {f"dagster-{context.run.run_id}"}
+        assert all(step in (_step_of(task_id), "_parameters") for _, step, task_id in paths)
+        assert metaflow["step"] == _step_of(task)
+        self.launched.append(task)
+        self.inputs[task] = tuple(f"{task_id}{item}" for _, _, task_id in paths)
+        assert task in self._expected, f"Metaflow would not run {task}"
+        report = {
+            "duration_seconds": 0,
+            "artifacts": [],
+            "next_steps": self._expected[task].next_steps,
+            "num_splits": self._expected[task].num_splits,
+            "control_tasks": [],
+            "failure": None,
+        }
+        return SimpleNamespace(get_custom_messages=lambda: [{"metaflow_task": report}])
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int], None]:
+    """Compiles and runs a flow, and compares what ran with what Metaflow would run."""
+    folder: Path = tmp_path_factory.mktemp("graphs")
+    (folder / "flow.py").write_bytes(b"")
+
+    def run_and_compare(flow: Elements, seed: int = 0) -> None:
+        steps = step_models(flow)
+        model = replace(
+            flow_model(*steps),
+            file=str(folder / "flow.py"),
+            working_directory=str(folder),
+            datastore_root=str(folder / ".metaflow"),
+            fingerprint=f"sha256:{hashlib.sha256(b'').hexdigest()}",
+        )
+        definitions = folder / "defs.py"
+        definitions.write_text(render(lower(model, JobOptions()), definitions))
+        interpreter = Interpreter(seed)
+        interpreter.run(flow, "parameters")
+        client = StubClient(interpreter.tasks)
+        result = job_of(definitions).execute_in_process(
+            resources={"pipes": client},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        assert client.inputs == {task: expected.inputs for task, expected in interpreter.tasks.items()}
+        assert Counter(client.launched).most_common(1)[0][1] == 1
+        skipped = {event.step_key for event in result.all_events if event.event_type_value == "STEP_SKIPPED"}
+        outside = {step.name for step in steps if not step.region}
+        assert skipped & outside == outside - set(map(_step_of, client.launched))
+
+    return run_and_compare
+
+
+# Names that are parts of each other, as the names that the compiler makes up from them.
+PLAIN_NAMES = [f"s{number}" for number in range(40)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(flow=flows(PLAIN_NAMES), seed=st.integers(0, 9))
+def test_random_flow_runs_the_tasks_that_metaflow_would(check, flow, seed):
+    check(flow, seed)
