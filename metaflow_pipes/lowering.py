@@ -203,7 +203,7 @@ def _credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
                 f"The default of parameter {parameter.name} looks like a credential, and is written into the "
                 "definitions file, in FLOW. Use an environment variable or @secrets in its place."
             )
-    for config, (value, _) in flow.configs.items():
+    for config, value in flow.configs.items():
         for key in _credential_keys(config, value):
             yield (
                 f"The config value {key} looks like a credential, and is written into the definitions file, in "

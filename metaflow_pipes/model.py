@@ -98,7 +98,7 @@ class FlowModel:
         fingerprint: `sha256:` and the digest of the flow file's bytes.
         steps: The steps, each after those whose tasks it takes.
         parameters: The parameters, in the order of the flow.
-        configs: For each `Config`, its value and whether it is `plain`.
+        configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         top_level_args: Metaflow's options before the command, without the datastore's root and the configs.
         datastore: The type of the datastore: `local`, `s3`, ...
         datastore_root: The absolute path or the URL of its root.
@@ -116,7 +116,7 @@ class FlowModel:
     fingerprint: str
     steps: tuple[StepModel, ...]
     parameters: tuple[ParameterModel, ...]
-    configs: Mapping[str, tuple[Any, bool]]
+    configs: Mapping[str, Any]
     top_level_args: tuple[str, ...]
     datastore: str
     datastore_root: str

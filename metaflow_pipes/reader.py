@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from metaflow import current, flowspec
+from metaflow import current
 from metaflow._vendor import click
 from metaflow.decorators import StepDecorator, _attach_decorators, flow_decorators
 from metaflow.includefile import IncludeFile
@@ -20,6 +20,7 @@ from metaflow.plugins.environment_decorator import EnvironmentDecorator
 from metaflow.plugins.parallel_decorator import ParallelDecorator
 from metaflow.plugins.retry_decorator import RetryDecorator
 from metaflow.plugins.timeout_decorator import TimeoutDecorator
+from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_username
 
 from metaflow_pipes.credentials import looks_like_credential
@@ -337,16 +338,12 @@ def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multi
     return converted
 
 
-def _flow_state_items() -> Any:
-    """The keys of a flow's state, which have been renamed within the versions of Metaflow 2.19."""
-    return getattr(flowspec, "FlowStateItems", None) or flowspec._FlowState
-
-
-def _configs(state: Any) -> dict[str, tuple[Any, bool]]:
+def _configs(state: Any) -> dict[str, Any]:
+    """The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks."""
     configs = {}
-    for name, (value, is_plain) in state.flow._flow_state[_flow_state_items().CONFIGS].items():
+    for name, value in dump_config_values(state.flow).get("user_configs", {}).items():
         try:
-            configs[name] = (json.loads(json.dumps(value)), is_plain)
+            configs[name] = json.loads(json.dumps(value))
         except (TypeError, ValueError) as error:
             raise CompileError(
                 f"Config *{name}* of flow *{state.flow.name}* has a value that can't be written as JSON "

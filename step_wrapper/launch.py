@@ -23,7 +23,7 @@ class Launch:
         attempt: The attempt, from 0.
         command: The arguments of Metaflow's `step` command; the first is the flow file.
         init: The arguments of Metaflow's `init` command, by which the start step stores the run's parameters.
-        configs: For each `Config` of the flow, its value and whether it is `plain`.
+        configs: The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks.
         datastore: The type of the datastore.
         datastore_root: Its root, an absolute path or a URL.
         timeout_seconds: The limit of `@timeout`, or None.
@@ -40,7 +40,7 @@ class Launch:
     attempt: int
     command: list[str]
     init: list[str] | None
-    configs: Mapping[str, tuple[Any, bool]]
+    configs: Mapping[str, Any]
     datastore: str
     datastore_root: str
     timeout_seconds: int | None

@@ -45,7 +45,7 @@ class MetaflowFlow:
         user: The Metaflow user where the run's environment names none.
         tags: Metaflow tags of each run.
         namespace: The Metaflow namespace of the steps; None is that of the run's user.
-        configs: For each `Config`, its value and whether it is `plain`.
+        configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
     """
 
@@ -61,7 +61,7 @@ class MetaflowFlow:
     settings: Mapping[str, str] = field(default_factory=dict)
     tags: Sequence[str] = ()
     namespace: str | None = None
-    configs: Mapping[str, tuple[Any, bool]] = field(default_factory=dict)
+    configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()
 
     def __post_init__(self) -> None:
