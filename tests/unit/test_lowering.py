@@ -122,7 +122,7 @@ def test_credentials_are_warned_of_wherever_they_would_stand():
             ParameterModel("password", "str", has_default=True, default="x"),
             ParameterModel("secret", "str"),
         ),
-        configs={"settings": ({"db": [{"api_key": "x"}], "url": "postgres://me:pw@host/db", "depth": 3}, False)},
+        configs={"settings": [{"db": [{"api_key": "x"}], "url": "postgres://me:pw@host/db", "depth": 3}, False]},
     )
     options = JobOptions(step_env={"API_KEY": "x", "SAFE_KEY_FROM_RUN_TOKEN": FromRunEnvironment("T"), "LANG": "C"})
     warnings = lower(flow, options).warnings
