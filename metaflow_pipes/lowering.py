@@ -43,8 +43,8 @@ RESERVED_NAMES = frozenset(
 MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
     | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "multiprocess", "run_step"}
-    | {"custom_executor", "fan_out", "gather", "regroup"}
-    | {"run_foreach_step", "run_loop_step", "run_split_step", "run_switch_step"}
+    | {"custom_executor", "fan_out", "gather", "regroup", "route"}
+    | {"run_foreach_step", "run_loop_step", "run_routed_step", "run_split_step", "run_switch_step"}
 )
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -68,7 +68,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         for step in flow.steps
         if step.kind == "switch" and len(step.exits) > 1
     }
-    wiring = wire(flow.steps, outputs, op_names)
+    wiring = wire(flow.steps, outputs, op_names, taken={name})
     return JobModel(
         name=name,
         function=name if _is_free_identifier(name) else f"job_{name}",
@@ -106,7 +106,7 @@ def _job_name(flow: FlowModel, options: JobOptions) -> str:
 
 
 def _is_free_identifier(name: str) -> bool:
-    is_taken = name in MODULE_NAMES or name.startswith(("op_", "fan_out_", "gather_", "regroup_"))
+    is_taken = name in MODULE_NAMES or name.startswith(("op_", "fan_out_", "gather_", "regroup_", "route_"))
     return name.isidentifier() and not is_taken
 
 
@@ -117,8 +117,9 @@ def _op(step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -
         function=f"op_{step.name}",
         inputs=wiring.inputs[step.name],
         takes_list=step.name in wiring.list_steps,
-        emits_items=step.kind == "foreach" and not step.region,
-        switch=switch,
+        emits_items=step.name in wiring.item_steps,
+        switch={} if step.region else switch,
+        is_routed=step.name in wiring.routed_steps,
         max_retries=step.user_code_retries + step.error_retries,
         tags=_op_tags(step),
     )

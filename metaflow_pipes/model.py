@@ -49,7 +49,8 @@ class StepModel:
         kind: How it goes on: `plain` (to one step, to all of a split, or nowhere), `foreach`, `parallel`
             (`num_parallel`) or `switch`.
         out_steps: The steps that it can go on to, itself among them if it is recursive.
-        region: The foreach steps around it, the outermost first; those of `num_parallel` are not among them.
+        region: The foreach loops around it, the outermost first, each by its first step; those of `num_parallel` are
+            not among them.
         description: The docstring, or the empty string.
         environment: The merged `vars` of `@environment`.
         resources: The attributes of `@resources`, as strings.
@@ -188,7 +189,8 @@ class OpModel:
         inputs: The names of its inputs; none for the start step.
         takes_list: Whether its one input is a list.
         emits_items: Whether it has a dynamic output, one for each item of its foreach.
-        switch: For each step that it can go on to, the name of the output; empty if it always goes on the same way.
+        switch: For each step that it can go on to, the name of the output; empty if it has one output.
+        is_routed: Whether its one output says where its task goes on.
         max_retries: Dagster retries of the op.
         tags: The op's tags.
     """
@@ -200,6 +202,7 @@ class OpModel:
     takes_list: bool
     emits_items: bool
     switch: Mapping[str, str]
+    is_routed: bool
     max_retries: int
     tags: Mapping[str, str]
 
@@ -210,13 +213,15 @@ class HelperModel:
 
     Attributes:
         name: The op's name in Dagster, and its variable in the generated file.
-        factory: The function of `metaflow_pipes.runtime` that makes it: `gather`, `fan_out` or `regroup`.
+        factory: The function of `metaflow_pipes.runtime` that makes it.
         depth: For `regroup`, how many indices its items have.
+        outputs: For `route`, the output's name for each step that the switch can go on to.
     """
 
     name: str
-    factory: Literal["gather", "fan_out", "regroup"]
+    factory: Literal["fan_out", "gather", "regroup", "route"]
     depth: int | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         file=str(file),
         working_directory=str(Path.cwd()),
         fingerprint=f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
-        steps=tuple(_read_step(state, name) for name in state.graph.sorted_nodes),
+        steps=tuple(_read_step(state, name, region) for name, region in _regions(state.graph).items()),
         parameters=tuple(
             _read_parameter(state.flow.name, parameter)
             for _, parameter in state.flow._get_parameters()
@@ -169,7 +169,7 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
                 raise CompileError(f"--with {spec}: the decorator does not take these values: {error}") from None
 
 
-def _read_step(state: Any, name: str) -> StepModel:
+def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
     node = state.graph[name]
     for decorator in node.decorators:
         _refuse_remote(state.flow.name, name, decorator)
@@ -180,7 +180,7 @@ def _read_step(state: Any, name: str) -> StepModel:
         in_steps=tuple(node.in_funcs),
         kind=_step_kind(node),
         out_steps=tuple(dict.fromkeys(node.out_funcs)),
-        region=_region(state.graph, node),
+        region=region,
         description=inspect.cleandoc(node.doc or ""),
         environment=_environment(state.flow.name, name, node.decorators),
         resources=_resources(node.decorators),
@@ -197,10 +197,18 @@ def _step_kind(node: Any) -> Any:
     return {"foreach": "foreach", "split-switch": "switch"}.get(node.type, "plain")
 
 
-def _region(graph: Any, node: Any) -> tuple[str, ...]:
-    """The foreach steps around a step. Metaflow counts the split that a join ends among its split parents."""
-    around = node.split_parents[:-1] if node.type == "join" else node.split_parents
-    return tuple(parent for parent in around if _step_kind(graph[parent]) == "foreach")
+def _regions(graph: Any) -> dict[str, tuple[str, ...]]:
+    """The foreach loops around each step, each by its first step, since several foreach steps can share that."""
+    regions: dict[str, tuple[str, ...]] = {}
+    for name in graph.sorted_nodes:
+        node = graph[name]
+        region = regions[node.in_funcs[0]] if node.in_funcs else ()
+        if any(_step_kind(graph[in_step]) == "foreach" for in_step in node.in_funcs):
+            region = (*region, name)
+        elif node.type == "join" and _step_kind(graph[node.split_parents[-1]]) == "foreach":
+            region = region[:-1]
+        regions[name] = region
+    return regions
 
 
 def _refuse_remote(flow: str, step: str, decorator: Any) -> None:

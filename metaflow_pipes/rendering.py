@@ -12,7 +12,7 @@ import jinja2
 from metaflow_pipes.model import Body, Call, FromRunEnvironment, Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from metaflow_pipes.model import FlowModel, HelperModel, JobModel, OpModel, ParameterModel
 
@@ -97,9 +97,7 @@ def _imports(job: JobModel) -> str:
         names.add("multiprocess")
     ordered = sorted(names, key=lambda name: (name.islower(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
-    if len(line) <= LINE_LENGTH:
-        return line
-    return f"from metaflow_pipes.runtime import (\n{''.join(f'    {name},' + chr(10) for name in ordered)})"
+    return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
 
 
 def _runner(op: OpModel) -> str:
@@ -108,6 +106,8 @@ def _runner(op: OpModel) -> str:
         return "run_loop_step"
     if op.switch:
         return "run_switch_step"
+    if op.is_routed:
+        return "run_routed_step"
     if op.emits_items:
         return "run_foreach_step"
     return "run_split_step" if op.step.kind in ("foreach", "parallel") else "run_step"
@@ -121,12 +121,12 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
         arguments["description"] = _flat(step.description)
     if op.switch:
         outs = [f"{_flat(output)}: dg.Out(str, is_required=False)" for output in op.switch.values()]
-        arguments["out"] = f"{{{', '.join(outs)}}}"
+        arguments["out"] = _wrapped("{", outs, "}", indent=4, prefix=5)
     if op.emits_items:
         arguments["out"] = "dg.DynamicOut(str)"
     if not op.inputs and flow.parameters:
         arguments["config_schema"] = "FLOW.config_schema()"
-    if op.max_retries:
+    if op.max_retries and not step.is_recursive:
         delay = f", delay={step.retry_delay_seconds}" if step.retry_delay_seconds else ""
         arguments["retry_policy"] = f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"
     if op.tags:
@@ -139,7 +139,8 @@ def _signature(op: OpModel) -> str:
     annotation = "list[str]" if op.takes_list else "str"
     inputs = [f"{name}: {annotation}" for name in op.inputs]
     arguments = ["context: dg.OpExecutionContext", "pipes: MetaflowPipesClient", *inputs]
-    return f"{_call(f'def {op.function}', arguments, indent=0)}{'' if _yields(op) else ' -> str'}:"
+    ending = "):" if _yields(op) else ") -> str:"
+    return _wrapped(f"def {op.function}(", arguments, ending)
 
 
 def _run_step(op: OpModel) -> str:
@@ -147,9 +148,15 @@ def _run_step(op: OpModel) -> str:
     step = op.step
     arguments = ["context", "pipes", "FLOW", _flat(step.name)]
     if op.inputs:
-        arguments.append(op.inputs[0] if len(op.inputs) == 1 else f"[{', '.join(op.inputs)}]")
+        arguments.append(op.inputs[0] if len(op.inputs) == 1 else _wrapped("[", op.inputs, "]", indent=8))
     if op.switch:
         arguments.append(f"outputs={literal(op.switch, indent=8, prefix=8)}")
+    if step.is_recursive and op.is_routed:
+        arguments.append("is_routed=True")
+    if step.is_recursive and op.max_retries:
+        arguments.append(f"max_retries={op.max_retries}")
+        if step.retry_delay_seconds:
+            arguments.append(f"retry_delay_seconds={step.retry_delay_seconds}")
     if step.environment:
         arguments.append(f"extra_env={literal(step.environment, indent=8, prefix=10)}")
     if step.user_code_retries:
@@ -165,40 +172,59 @@ def _yields(op: OpModel) -> bool:
 
 def _helper(helper: HelperModel) -> str:
     """The definition of a helper op."""
-    depth = f", depth={helper.depth}" if helper.depth is not None else ""
-    return f"{helper.name} = {helper.factory}({_flat(helper.name)}{depth})"
+    arguments = [_flat(helper.name)]
+    if helper.depth is not None:
+        arguments.append(f"depth={helper.depth}")
+    if helper.outputs:
+        arguments.append(literal(helper.outputs, indent=4))
+    return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
 
 
 def _statement(statement: Call | Body, used: frozenset[str]) -> str:
     """A statement of the job's body, at its indentation."""
     if isinstance(statement, Call):
-        return f"    {_application(statement, used)}"
-    returned = ", ".join(_reference(reference) for reference, _ in statement.results)
-    variables = ", ".join(variable for _, variable in statement.results)
-    inner = {reference.variable for reference, _ in statement.results} | _used(statement.calls)
+        return f"    {_application(statement, used, indent=4)}"
+    returned = [_reference(reference) for reference, _ in statement.results]
+    variables = [variable for _, variable in statement.results]
+    inner = frozenset({reference.variable for reference, _ in statement.results} | _used(statement.calls))
+    mapped = f"{_reference(statement.source)}.map"
+    if len(statement.calls) == 1 and len(returned) == 1:
+        return f"    {variables[0]} = {mapped}({statement.calls[0].function})"
+    mapped = f"{mapped}({statement.function})"
     return "\n".join(
         [
             "",
             f"    def {statement.function}({statement.item}):",
-            *(f"        {_application(call, frozenset(inner))}" for call in statement.calls),
-            f"        return {returned}",
+            *(f"        {_application(call, inner, indent=8)}" for call in statement.calls),
+            f"        return {_several(returned, indent=8, prefix=7)}",
             "",
-            f"    {variables} = {_reference(statement.source)}.map({statement.function})",
+            f"    {_several(variables, indent=4, prefix=len(mapped) + 3)} = {mapped}",
         ]
     )
 
 
-def _application(call: Call, used: frozenset[str]) -> str:
+def _several(items: list[str], indent: int, prefix: int) -> str:
+    """One item, or several as a tuple: bare if it fits."""
+    flat = ", ".join(items)
+    if len(flat) + indent + prefix <= LINE_LENGTH:
+        return flat
+    return _wrapped("(", items, ")", indent, prefix)
+
+
+def _application(call: Call, used: frozenset[str], indent: int) -> str:
     assignment = f"{call.variable} = " if call.variable in used else ""
-    return f"{assignment}{call.function}({', '.join(map(_argument, call.arguments))})"
+    opening = f"{assignment}{call.function}("
+    if len(call.arguments) == 1:
+        return f"{opening}{_argument(call.arguments[0], indent, len(opening) + 1)})"
+    return _wrapped(opening, [_argument(argument, indent + 4) for argument in call.arguments], ")", indent)
 
 
-def _argument(argument: Reference | tuple[Reference, ...]) -> str:
+def _argument(argument: Reference | tuple[Reference, ...], indent: int, prefix: int = 0) -> str:
     if isinstance(argument, Reference):
         return _reference(argument)
     if len(argument) == 1 and argument[0].is_collected:
         return _reference(argument[0])
-    return f"[{', '.join(map(_reference, argument))}]"
+    return _wrapped("[", [_reference(reference) for reference in argument], "]", indent, prefix)
 
 
 def _reference(reference: Reference) -> str:
@@ -225,11 +251,24 @@ def _statements(job: JobModel) -> list[str]:
 
 def _call(function: str, arguments: list[str], indent: int) -> str:
     """A call on one line if it fits, else with an argument a line."""
-    line = f"{function}({', '.join(arguments)})"
-    if len(line) + indent <= LINE_LENGTH and "\n" not in line:
+    return _wrapped(f"{function}(", arguments, ")", indent)
+
+
+def _wrapped(opening: str, items: Sequence[str], closing: str, indent: int = 0, prefix: int = 0) -> str:
+    """Items between brackets: on one line if they fit, else one a line.
+
+    Args:
+        opening: What stands before the items.
+        items: The items.
+        closing: What stands behind them.
+        indent: The column where the last line starts.
+        prefix: How many more characters stand on the first line.
+    """
+    line = f"{opening}{', '.join(items)}{closing}"
+    if len(line) + indent + prefix <= LINE_LENGTH and "\n" not in line:
         return line
-    inner = "".join(f"{' ' * (indent + 4)}{argument},\n" for argument in arguments)
-    return f"{function}(\n{inner}{' ' * indent})"
+    inner = "".join(f"{' ' * (indent + 4)}{item},\n" for item in items)
+    return f"{opening}\n{inner}{' ' * indent}{closing}"
 
 
 def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:

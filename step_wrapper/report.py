@@ -112,8 +112,8 @@ def _is_ok(stored: Any) -> bool:
 
 
 def _get(stored: Any, name: str) -> Any:
-    """An artifact of a task, or None: a datastore is no dict."""
-    return stored[name] if name in stored else None  # noqa: SIM401
+    """An artifact of an attempt, or None; one that stored nothing has no list of artifacts at all."""
+    return stored[name] if name in getattr(stored, "_objects", ()) else None
 
 
 def _facts(stored: Any, inherited: Mapping[str, set[str]]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from metaflow_pipes.runtime.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors import multiprocess
-from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup
+from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup, route
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
 from metaflow_pipes.runtime.parameters import MetaflowParameter
 from metaflow_pipes.runtime.step import (
     run_foreach_step,
     run_loop_step,
+    run_routed_step,
     run_split_step,
     run_step,
     run_switch_step,
@@ -22,8 +23,10 @@ __all__ = [
     "gather",
     "multiprocess",
     "regroup",
+    "route",
     "run_foreach_step",
     "run_loop_step",
+    "run_routed_step",
     "run_split_step",
     "run_step",
     "run_switch_step",

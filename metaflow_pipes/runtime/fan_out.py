@@ -1,14 +1,14 @@
 """Ops that run no task: they collect the tasks of mapped steps, and emit them anew under other mapping keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from metaflow_pipes.runtime.places import in_order, indices, items_of
+from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_way
 
 
 def gather(name: str) -> dg.OpDefinition:
-    """An op that passes the tasks of one mapped step on as one string; skipped if none of them has run.
+    """An op that passes the tasks of one mapped step on as one string.
 
     Args:
         name: The op's name.
@@ -54,3 +54,21 @@ def regroup(name: str, depth: int) -> dg.OpDefinition:
             yield dg.DynamicOutput(";".join(units), mapping_key="_".join(map(str, group)))
 
     return regroup_tasks
+
+
+def route(name: str, outputs: Mapping[str, str]) -> dg.OpDefinition:
+    """An op that emits the tasks of a mapped switch again, under the output of the step that each goes on to.
+
+    Args:
+        name: The op's name.
+        outputs: For each step that the switch can go on to, the name of the output.
+    """
+    outs = {output: dg.DynamicOut(str) for output in outputs.values()}
+
+    @dg.op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
+    def route_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
+        for unit in in_order(upstream):
+            task, step = parse_way(unit)
+            yield dg.DynamicOutput(task, "_".join(map(str, indices(task))), output_name=outputs[step])
+
+    return route_tasks

@@ -3,6 +3,7 @@
 - `run_id/step/task_id`: a task;
 - `run_id/step/task_id*3`: a task that splits into 3 (`*?`: into as many as its one control task finds);
 - `run_id/step/task_id[2]`: the item at index 2 of that split (`[?]`: the control task);
+- `run_id/step/task_id>other`: a task that goes on to the step `other`;
 - several tasks with commas between them: a control task and those that it has started;
 - any of these, with semicolons between them: those of several tasks.
 
@@ -60,6 +61,17 @@ def parse_item(text: str) -> tuple[str, int | None] | None:
     return match["path"], None if match["index"] == "?" else int(match["index"])
 
 
+def way_of(path: str, step: str) -> str:
+    """A task that goes on to a step."""
+    return f"{path}>{step}"
+
+
+def parse_way(text: str) -> tuple[str, str]:
+    """The task and the step that it goes on to; the inverse of `way_of`."""
+    path, _, step = text.rpartition(">")
+    return path, step
+
+
 def indices(task: str) -> tuple[int, ...]:
     """The indices of a task's foreach items, the outermost first, as its id tells them.
 
@@ -77,13 +89,13 @@ def indices(task: str) -> tuple[int, ...]:
 
 def parse_path(path: str) -> tuple[str, str, str]:
     """A task's run id, step and task id."""
-    run_id, step, task_id = path.split("*")[0].split("[")[0].split("/")
+    run_id, step, task_id = re.split(r"[*\[>]", path)[0].split("/")
     return run_id, step, task_id
 
 
 def in_order(texts: Iterable[str]) -> list[str]:
     """Several tasks in Metaflow's order: by their indices, and those of split branches by the steps' names."""
-    units = [unit for text in texts for unit in text.split(";")]
+    units = [unit for text in texts for unit in text.split(";") if unit]
     return sorted(units, key=lambda unit: (indices(unit), parse_path(unit.partition(",")[0])[1]))
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.runtime.places import is_split, items_of, parse_item, parse_path, parse_split, split_of, tasks_of
+from metaflow_pipes.runtime.places import (
+    is_split,
+    items_of,
+    parse_item,
+    parse_path,
+    parse_split,
+    split_of,
+    tasks_of,
+    way_of,
+)
 from metaflow_pipes.runtime.report import TaskReport, iterations_table, report_of
 
 if TYPE_CHECKING:
@@ -139,6 +149,24 @@ def run_switch_step(
     yield dg.Output(report.task_path, outputs[report.next_steps[0]], metadata=report.output_metadata())
 
 
+def run_routed_step(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str] = (),
+    **options: Any,
+) -> str:
+    """As `run_step`, for a step within a foreach that ends in a switch.
+
+    Returns:
+        The task's path and the step that it goes on to, for a `route` helper.
+    """
+    report = _run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    context.add_output_metadata(report.output_metadata())
+    return way_of(report.task_path, report.next_steps[0])
+
+
 def run_loop_step(
     context: dg.OpExecutionContext,
     pipes: MetaflowPipesClient,
@@ -147,11 +175,14 @@ def run_loop_step(
     upstream: str | Sequence[str] = (),
     *,
     outputs: Mapping[str, str] | None = None,
+    is_routed: bool = False,
+    max_retries: int = 0,
+    retry_delay_seconds: int = 0,
     **options: Any,
 ) -> Iterator[dg.Output[str]]:
     """As `run_switch_step`, for a step that can go on to itself: runs its tasks one after another.
 
-    A retry goes on with the iteration that failed.
+    Each iteration is tried again by itself, as by Metaflow: a retry policy of the op would count for all of them.
 
     Args:
         context: The op's context.
@@ -159,7 +190,10 @@ def run_loop_step(
         flow: The flow.
         step: The step's name.
         upstream: As for `run_step`.
-        outputs: As for `run_switch_step`; None if the loop has one exit.
+        outputs: As for `run_switch_step`; None if the op has one output.
+        is_routed: Whether that output says where the loop goes on, as for `run_routed_step`.
+        max_retries: How often each iteration is tried again.
+        retry_delay_seconds: The pause before each retry.
         options: As for `run_step`.
 
     Yields:
@@ -168,12 +202,23 @@ def run_loop_step(
     reports: list[TaskReport] = []
     while not reports or reports[-1].next_steps == (step,):
         inputs = reports[-1].task_path if reports else upstream
-        reports.append(_run_task(context, pipes, flow, step, inputs, StepOptions(**options), len(reports)))
+        for attempt in range(max_retries + 1):
+            try:
+                report = _run_task(
+                    context, pipes, flow, step, inputs, StepOptions(**options), iteration=len(reports), attempt=attempt
+                )
+            except dg.Failure as failure:
+                if attempt == max_retries or not failure.allow_retries:
+                    raise
+                context.log.warning(f"{failure.description} It is tried again in {retry_delay_seconds} s.")
+                time.sleep(retry_delay_seconds)
+            else:
+                reports.append(report)
+                break
     last = reports[-1]
     output = outputs[last.next_steps[0]] if outputs else DEFAULT_OUTPUT
-    yield dg.Output(
-        last.task_path, output, metadata={**last.output_metadata(), "iterations": iterations_table(reports)}
-    )
+    value = way_of(last.task_path, last.next_steps[0]) if is_routed else last.task_path
+    yield dg.Output(value, output, metadata={**last.output_metadata(), "iterations": iterations_table(reports)})
 
 
 def _run_task(
@@ -184,8 +229,10 @@ def _run_task(
     upstream: str | Sequence[str],
     options: StepOptions,
     iteration: int | None = None,
+    attempt: int | None = None,
 ) -> TaskReport:
-    """Run one attempt of one task to its end."""
+    """Run one attempt of one task to its end; the attempt is Dagster's retry number unless it is given."""
+    attempt = context.retry_number if attempt is None else attempt
     _check_flow_file(context, flow)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else _new_run_id(context)
@@ -193,7 +240,6 @@ def _run_task(
     parameters_id = f"parameters{again}"
     task = {"flow": flow.name, "run_id": run_id, "step": step, "task_id": _task_id(context, step, iteration) + again}
     pathspec = "/".join(task.values())
-    attempt = context.retry_number
     context.log.info(f"Attempt {attempt} of Metaflow task {pathspec} starts.")
     invocation = pipes.run(
         context=context,
@@ -259,12 +305,11 @@ class _Inputs:
 
 
 def _earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> list[str]:
-    """The ids under which earlier attempts, also those of the runs that this one goes on with, ran an iteration.
+    """The ids under which the Dagster runs that this one goes on with ran an iteration.
 
     A loop goes on behind the iterations that are done, unless all of it was done, and is run again on purpose.
     """
-    again = _reexecution_mark(context.run.run_id, run_id)
-    ids = [task_id + again] if context.retry_number else []
+    ids = []
     for run in _continued_runs(context):
         stats = context.instance.get_run_step_stats(run.run_id, [_step_key(context)])
         if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):

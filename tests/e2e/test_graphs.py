@@ -42,6 +42,9 @@ def _skipped(result):
         ("switches.py", {"way": "none"}),
         ("loops.py", {}),
         ("parallel_steps.py", {}),
+        ("unbounded.py", {}),
+        ("shared_body.py", {"way": "one"}),
+        ("shared_body.py", {"way": "two"}),
     ],
 )
 def test_tasks_are_those_of_metaflows_own_run(project, flow, parameters):
@@ -92,10 +95,37 @@ def test_loop_shows_its_iterations(project):
     rows = [record.data for record in output.event_specific_data.metadata["iterations"].records]
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert [row["pathspec"].split("/")[-1] for row in rows] == ["loop-i0", "loop-i1", "loop-i2"]
-    # the first iteration was done before the retry, and is not run again
+    # the second iteration has been tried again, by itself
+    attempts = {task.id: task.current_attempt for task in flows.run_of(result)["loop"]}
+    assert attempts == {"loop-i0": 0, "loop-i1": 1, "loop-i2": 0}
+
+
+def test_each_iteration_of_a_loop_has_its_own_retries(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, current, retry, step\n\n"
+        "class RetriedLoopFlow(FlowSpec):\n    @step\n    def start(self):\n        self.turns = 0\n"
+        "        self.seen = []\n        self.next(self.loop)\n\n"
+        "    @retry(times=1, minutes_between_retries=0)\n    @step\n    def loop(self):\n"
+        "        if self.turns in (1, 2) and current.retry_count == 0:\n            raise ValueError('fails once')\n"
+        "        self.seen = [*self.seen, current.retry_count]\n        self.turns += 1\n"
+        "        self.go = 'on' if self.turns == 4 else 'again'\n"
+        "        self.next({'again': self.loop, 'on': self.end}, condition='go')\n\n"
+        "    @step\n    def end(self):\n        assert self.seen == [0, 1, 1, 0]\n\n"
+        "if __name__ == '__main__':\n    RetriedLoopFlow()\n",
+    )
+    assert flows.native_run("flow.py").successful
+    assert flows.run("flow.py").success
+
+
+def test_loop_fails_after_the_last_retry_of_an_iteration(project):
+    flows: Project = project("loops.py")
+    source = (flows.folder / "loops.py").read_text()
+    flows.write("loops.py", source.replace("current.retry_count == 0", "current.retry_count < 5"))
+    result = flows.run("loops.py")
     (failed,) = failures(result, "loop")
-    assert "in its second iteration" in failure_description(failed)
-    assert {task.id: task.current_attempt for task in flows.run_of(result)["loop"]}["loop-i0"] == 0
+    assert "(attempt 1) failed: ValueError: in its second iteration" in failure_description(failed)
 
 
 FOREACH = (

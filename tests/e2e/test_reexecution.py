@@ -63,7 +63,7 @@ def test_reexecution_of_all_steps_is_a_new_metaflow_run(project, tmp_path):
         assert [task.id for task in run["end"]] == ["end"]
 
 
-@pytest.mark.parametrize("breaks", ["inner-1-0", "inner_join-1", "outer_join", "left", "loop-1", "node-1"])
+@pytest.mark.parametrize("breaks", ["inner-1-0", "odd-1-1", "inner_join-1", "outer_join", "left", "loop-1", "node-1"])
 def test_reexecution_runs_what_failed_and_what_hangs_below(project, breaks, tmp_path):
     flows: Project = project("fragile.py")
     job = persistent(flows.compile("fragile.py", "--executor", "in_process"))
@@ -91,6 +91,7 @@ def test_reexecution_runs_what_failed_and_what_hangs_below(project, breaks, tmp_
             "inner_join-0",
             "inner_join-1",
         ),
+        *("even-0-0", "even-1-0", "odd-0-1", "odd-1-1"),
         *("outer_join", "choose", "left", "loop-0", "loop-1", "loop-2", "node-0", "node-1", "end"),
     }
     assert set(before) | set(after) == everything

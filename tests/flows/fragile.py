@@ -33,6 +33,21 @@ class FragileFlow(FlowSpec):
         self.place = [frame.index for frame in self._foreach_stack]
         self.note("inner", *self.place)
         self.value = 10 * self.place[0] + self.place[1]
+        self.side = "odd" if self.place[1] else "even"
+        self.next({"even": self.even, "odd": self.odd}, condition="side")
+
+    @step
+    def even(self):
+        self.note("even", *self.place)
+        self.next(self.met)
+
+    @step
+    def odd(self):
+        self.note("odd", *self.place)
+        self.next(self.met)
+
+    @step
+    def met(self):
         self.next(self.inner_join)
 
     @step

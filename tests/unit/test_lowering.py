@@ -135,3 +135,13 @@ def test_credentials_are_warned_of_wherever_they_would_stand():
         "settings.url",
     ):
         assert sum(text in warning for warning in warnings) >= 1, text
+
+
+def test_helper_does_not_take_the_jobs_name():
+    flow = flow_model(
+        replace(step_model("start"), kind="foreach", out_steps=("outer",)),
+        replace(step_model("outer", "start"), kind="foreach", region=("outer",)),
+        replace(step_model("inner", "outer"), region=("outer", "inner")),
+    )
+    assert lower(flow, JobOptions()).helpers[0].name == "fan_out_inner"
+    assert lower(flow, JobOptions(name="fan_out_inner")).helpers[0].name == "fan_out_inner_"
