@@ -16,6 +16,8 @@ for variable in [name for name in os.environ if name.startswith(("METAFLOW_", "D
     del os.environ[variable]
 os.environ["METAFLOW_USER"] = "tester"
 os.environ["METAFLOW_HOME"] = os.devnull
+# As in an activated virtual environment: Metaflow's own runner starts parallel workers with the PATH's `python`.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 from support import Project  # noqa: E402
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
 # The name of an op's output if it has one.
 DEFAULT_OUTPUT = "result"
+# What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
+CONTROL_ARGUMENT = "--ubf-context=ubf_control"
 # How much of a Dagster run id tells the tasks of a re-execution from those before.
 SHORT_RUN_ID_LENGTH = 8
 
@@ -270,7 +273,7 @@ def _run_task(
                 else _earlier_ids(context, run_id, _task_id(context, step, iteration)),
             }
         },
-        base_env=flow.environment(os.environ),
+        base_env={**flow.environment(os.environ), **inputs.environment},
         # Metaflow's own runner sets these two last as well
         env={**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
         cwd=pipes.cwd or flow.folder,
@@ -291,17 +294,27 @@ class _Inputs:
 
     paths: list[str]
     arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, upstream: list[str]) -> _Inputs:
         if len(upstream) == 1 and (item := parse_item(upstream[0])) is not None:
             path, index = item
-            return cls([path], [f"--split-index={index}"] if index is not None else ["--ubf-context=ubf_control"])
+            if index is not None:
+                return cls([path], [f"--split-index={index}"])
+            return cls([path], [CONTROL_ARGUMENT], _control_environment())
         if len(upstream) == 1 and is_split(upstream[0]):
             path, size = parse_split(upstream[0])
             # as `metaflow.plugins.parallel_decorator` asks of the runner
-            return cls([path], ["--ubf-context=ubf_control", "--split-index=0", f"--num-parallel={size}"])
+            arguments = [CONTROL_ARGUMENT, "--split-index=0", f"--num-parallel={size}"]
+            return cls([path], arguments, _control_environment())
         return cls(tasks_of(upstream), [])
+
+
+def _control_environment() -> dict[str, str]:
+    """What a control task needs, since Metaflow starts its workers with the first `python` of the PATH."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return {"PATH": os.pathsep.join(folders)}
 
 
 def _earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> list[str]:

@@ -128,6 +128,13 @@ def test_loop_fails_after_the_last_retry_of_an_iteration(project):
     assert "(attempt 1) failed: ValueError: in its second iteration" in failure_description(failed)
 
 
+@pytest.mark.parametrize("flow", ["parallel_steps.py", "unbounded.py"])
+def test_workers_of_a_control_task_run_in_its_interpreter(project, monkeypatch, flow):
+    # with Metaflow's own runner, only an activated virtual environment makes it so
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert project(flow).run(flow).success
+
+
 FOREACH = (
     "from metaflow import FlowSpec, catch, current, retry, step\n\n"
     "class ItemsFlow(FlowSpec):\n"
