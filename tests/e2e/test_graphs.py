@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import Project, execute, failure_description, failures, job_of
+from support import EXAMPLES, Project, execute, failure_description, failures, job_of
 
 
 def _tasks(run):
@@ -197,3 +197,10 @@ def test_fan_out_is_that_of_the_attempt_that_succeeds(project):
     flows.write("flow.py", _items_flow(start, on_start="    @retry(times=1, minutes_between_retries=0)\n"))
     result = flows.run("flow.py")
     assert flows.run_of(result)["join"].task.data.seen == [0, 1, 2]
+
+
+def test_examples_give_the_tasks_of_metaflows_own_run(project):
+    flows: Project = project()
+    flows.write("sweep_flow.py", (EXAMPLES / "sweep_flow.py").read_text())
+    result = flows.run("sweep_flow.py")
+    assert _tasks(flows.run_of(result)) == _tasks(flows.native_run("sweep_flow.py"))
