@@ -101,3 +101,22 @@ def test_reexecution_runs_what_failed_and_what_hangs_below(project, breaks, tmp_
     run = flows.metaflow_run("FragileFlow", f"dagster-{first.run_id}")
     assert run.successful
     assert (run.data.all_values, run.data.turns, run["node_join"].task.data.ranks) == ([[0, 1], [10, 11]], 3, [0, 1])
+
+
+@pytest.mark.parametrize("way", ["many", "few", "none"])
+def test_reexecution_behind_branches_that_were_not_chosen(project, way, tmp_path):
+    flows: Project = project("switches.py")
+    source = (flows.folder / "switches.py").read_text()
+    last = '        self.final = getattr(self, "result", None)\n'
+    flows.write("switches.py", source.replace(last, f'        open("ready").close()\n{last}'))
+    job = persistent(flows.compile("switches.py", "--executor", "in_process"))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = dg.execute_job(job, instance, run_config={"ops": {"start": {"config": {"way": way}}}})
+        assert not first.success
+        flows.write("ready", "")
+        options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+        second = dg.execute_job(job, instance, reexecution_options=options)
+        assert [event.step_key for event in second.all_events if event.event_type_value == "STEP_SUCCESS"] == ["end"]
+    run = flows.metaflow_run("SwitchesFlow", f"dagster-{first.run_id}")
+    assert run.successful
+    assert run.data.final == {"many": [1, 2], "few": "left", "none": None}[way]
