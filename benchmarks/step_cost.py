@@ -126,6 +126,7 @@ class StepBenchmark:
             "flow": "EmptyFlow", "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
             "init": self.flow.init_command(run_id, "p", {}) if step == "start" else None, "configs": {},
             "datastore": "local", "datastore_root": self.flow.root, "timeout_seconds": None, "step_key": step,
+            "done_as": [],
         }  # fmt: skip
         messages = self.folder / "messages"
         messages.write_text("")
