@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.errors import CompileError
-from metaflow_pipes.lowering import check_step_env, default_job_name, lower
+from metaflow_pipes.lowering import check_step_env, lower
 from metaflow_pipes.model import FlowModel, FromRunEnvironment, JobModel, JobOptions
 from metaflow_pipes.rendering import render
 
@@ -263,12 +263,3 @@ def _text(value: Any) -> str:
         if isinstance(value, os.PathLike)
         else str(value)
     )
-
-
-__all__ = [
-    "CredentialWarning",
-    "DagsterCompiler",
-    "default_job_name",
-    "resolve_definitions_file",
-    "write_definitions",
-]

@@ -82,14 +82,14 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     )
 
 
-def default_job_name(flow: FlowModel) -> str:
+def _default_job_name(flow: FlowModel) -> str:
     """The job's name if the user gives none: the flow's; with `@project`, project, branch and flow."""
     return re.sub(r"[^A-Za-z0-9_]", "_", flow.deployment_name)
 
 
 def _job_name(flow: FlowModel, options: JobOptions) -> str:
     if options.name is None:
-        name = default_job_name(flow)
+        name = _default_job_name(flow)
         return f"{name}_" if name in RESERVED_NAMES else name
     if flow.is_project:
         raise CompileError(
