@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import time
 
 from metaflow import FlowSpec, Parameter, card, current, environment, resources, retry, step, timeout
 from metaflow.cards import Markdown, Table
@@ -13,8 +14,10 @@ def predict(weights, point):
     return 1 / (1 + math.exp(-sum(w * x for w, x in zip(weights, point, strict=True))))
 
 
-def fit(points, labels, learning_rate, epochs):
+def fit(points, labels, learning_rate, epochs, pause):
     """Weights by gradient descent."""
+    if learning_rate <= 0:
+        raise ValueError(f"the learning rate must be positive, not {learning_rate}")
     weights = [0.0] * len(points[0])
     for epoch in range(epochs):
         for point, label in zip(points, labels, strict=True):
@@ -22,6 +25,7 @@ def fit(points, labels, learning_rate, epochs):
             weights = [w - learning_rate * error * x for w, x in zip(weights, point, strict=True)]
         if epoch % 10 == 0:
             print(f"epoch {epoch}: accuracy {accuracy(weights, points, labels):.3f}")
+            time.sleep(pause)
     return weights
 
 
@@ -47,6 +51,7 @@ class TrainFlow(FlowSpec):
     learning_rate = Parameter("learning-rate", default=0.1, help="The step size of gradient descent.")
     epochs = Parameter("epochs", default=30, help="How often each model sees the data.")
     size = Parameter("size", default=300, help="How many points to draw.")
+    pause = Parameter("pause", default=0.0, help="Seconds to wait after each line of the log, to watch it grow.")
 
     @environment(vars={"RANDOM_SEED": "7"})
     @step
@@ -83,7 +88,7 @@ class TrainFlow(FlowSpec):
         """Fit and score a model with the given features."""
         points = [features(x, y) for x, y in self.raw]
         half = len(points) // 2
-        self.weights = fit(points[:half], self.labels[:half], self.learning_rate, self.epochs)
+        self.weights = fit(points[:half], self.labels[:half], self.learning_rate, self.epochs, self.pause)
         self.score = accuracy(self.weights, points[half:], self.labels[half:])
 
     @step

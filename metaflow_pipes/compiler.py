@@ -45,6 +45,9 @@ class DagsterCompiler:
             a step starts, and only its name is written into the file.
         max_workers: How many steps run at the same time; by default as many as there are CPUs.
         executor: `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
+        log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
+            level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
+        translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
         python: The interpreter that reads the flow; by default this one.
         top_level: Metaflow's options before its command, with underscores for dashes: `metadata="local"`,
             `datastore_root="/data"`, `branch="test"`, `production=True`,
@@ -65,6 +68,8 @@ class DagsterCompiler:
         step_env: Mapping[str, str | EnvVar] | None = None,
         max_workers: int | None = None,
         executor: str = "multiprocess",
+        log_level: str = "warning",
+        translator: str | None = None,
         python: str = sys.executable,
         **top_level: Any,
     ):
@@ -75,6 +80,8 @@ class DagsterCompiler:
             ("name", name, str),
             ("max_workers", max_workers, int),
             ("executor", executor, str),
+            ("log_level", log_level, str),
+            ("translator", translator, str),
         ):
             if value is not None and not isinstance(value, type_):
                 raise CompileError(f"{option} is {value!r}, but has to be of type {type_.__name__}.")
@@ -88,6 +95,8 @@ class DagsterCompiler:
             step_env=check_step_env({key: _plain(value) for key, value in (step_env or {}).items()}),
             max_workers=max_workers,
             executor=executor,
+            log_level=log_level.lower(),
+            translator=translator,
         )
         self._decospecs = tuple(decospecs)
         self._python = python

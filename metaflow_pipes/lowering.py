@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.credentials import looks_like_credential
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.graph import wire
-from metaflow_pipes.model import ExecutorModel, FromRunEnvironment, JobModel, JobOptions, OpModel
+from metaflow_pipes.model import ExecutorModel, FromRunEnvironment, ImportModel, JobModel, JobOptions, OpModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,13 +42,19 @@ RESERVED_NAMES = frozenset(
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
-    | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "multiprocess", "run_step"}
-    | {"custom_executor", "fan_out", "gather", "regroup", "route"}
+    | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep", "multiprocess", "run_step"}
+    | {"custom_executor", "custom_translator", "fan_out", "gather", "regroup", "route"}
     | {"run_foreach_step", "run_loop_step", "run_routed_step", "run_split_step", "run_switch_step"}
 )
 
+# The levels of `logging` at which records of the steps can start to be sent to Dagster.
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "off")
+
 _VALID_NAME = re.compile(r"[A-Za-z0-9_]+")
-_EXECUTOR_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
+_IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
+# What Dagster allows in the key of a run tag.
+_NOT_IN_TAG_KEY = re.compile(r"[^A-Za-z0-9_.-]")
+MAX_TAG_KEY_LENGTH = 63
 
 
 def lower(flow: FlowModel, options: JobOptions) -> JobModel:
@@ -61,6 +67,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     Raises:
         CompileError: An option can't be used; names it and says what is allowed.
     """
+    _check_log_level(options)
     name = _job_name(flow, options)
     op_names = _op_names([step.name for step in flow.steps], taken={name})
     outputs = {
@@ -74,10 +81,12 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         function=name if _is_free_identifier(name) else f"job_{name}",
         flow=flow,
         options=options,
-        ops=tuple(_op(step, op_names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        ops=tuple(_op(flow, step, op_names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
         helpers=wiring.helpers,
         statements=wiring.statements,
         executor=_executor(options),
+        translator=_translator(options),
+        tags=_run_tags(flow, options),
         warnings=tuple(_credential_warnings(flow, options)),
     )
 
@@ -110,7 +119,7 @@ def _is_free_identifier(name: str) -> bool:
     return name.isidentifier() and not is_taken
 
 
-def _op(step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
+def _op(flow: FlowModel, step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
     return OpModel(
         step=step,
         name=name,
@@ -120,9 +129,33 @@ def _op(step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -
         emits_items=step.name in wiring.item_steps,
         switch={} if step.region else switch,
         is_routed=step.name in wiring.routed_steps,
+        collected_by=_collected_by(step, flow),
         max_retries=step.user_code_retries + step.error_retries,
         tags=_op_tags(step),
     )
+
+
+def _collected_by(step: StepModel, flow: FlowModel) -> str | None:
+    """The join that ends the outermost foreach around a step."""
+    if not step.region:
+        return None
+    loop = step.region[0]
+    inside = {other.name for other in flow.steps if other.region[:1] == (loop,)}
+    joins = (other.name for other in flow.steps if not other.region and not inside.isdisjoint(other.in_steps))
+    return next(joins, None)
+
+
+def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
+    """The tags of each run: the flow, and the Metaflow tags, of which Dagster's have a key and a value.
+
+    `model:linear` becomes `metaflow.tag/model: linear`, and `nightly` becomes `metaflow.tag/nightly: true`.
+    """
+    tags: dict[str, list[str]] = {}
+    for tag in options.tags:
+        name, _, value = tag.partition(":")
+        key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
+        tags.setdefault(f"metaflow.tag/{key}", []).append(value or "true")
+    return {"metaflow/flow": flow.name, **{key: ", ".join(values) for key, values in tags.items()}}
 
 
 def _op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
@@ -161,22 +194,45 @@ def _executor(options: JobOptions) -> ExecutorModel:
 
 
 def _custom_executor(path: str) -> ExecutorModel:
-    match = _EXECUTOR_PATH.fullmatch(path)
-    if match is None:
+    if _IMPORT_PATH.fullmatch(path) is None:
         raise CompileError(
             f"--executor is {path!r}. Use multiprocess, in_process, or the import path of an executor "
             "definition, as in dagster_k8s:k8s_job_executor."
         )
-    module, attribute = match["module"], match["attribute"]
-    try:
-        executor = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise CompileError(f"--executor {path} can't be imported: {error}") from None
+    imported, executor = _imported("--executor", path, alias="custom_executor")
     from dagster import ExecutorDefinition
 
     if not isinstance(executor, ExecutorDefinition):
         raise CompileError(f"--executor {path} is a {type(executor).__name__}, not a dagster.ExecutorDefinition.")
-    return ExecutorModel(expression="custom_executor", module=module, attribute=attribute)
+    return ExecutorModel("custom_executor", imported)
+
+
+def _translator(options: JobOptions) -> ImportModel | None:
+    path = options.translator
+    if path is None:
+        return None
+    if _IMPORT_PATH.fullmatch(path) is None:
+        raise CompileError(f"--translator is {path!r}. Use the import path of a class: package.module:ShopTranslator.")
+    imported, translator = _imported("--translator", path, alias="custom_translator")
+    from metaflow_pipes.runtime import DagsterMetaflowTranslator
+
+    if not (isinstance(translator, type) and issubclass(translator, DagsterMetaflowTranslator)):
+        raise CompileError(f"--translator {path} is no subclass of metaflow_pipes.runtime.DagsterMetaflowTranslator.")
+    return imported
+
+
+def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
+    """What stands at an import path, and how the generated file gets at it."""
+    module, _, attribute = path.partition(":")
+    try:
+        return ImportModel(module, attribute, alias), getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise CompileError(f"{option} {path} can't be imported: {error}") from None
+
+
+def _check_log_level(options: JobOptions) -> None:
+    if options.log_level not in LOG_LEVELS:
+        raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
 
 
 def _credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:

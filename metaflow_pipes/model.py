@@ -58,6 +58,7 @@ class StepModel:
         error_retries: How many attempts follow once the user's code has failed (`@catch`).
         retry_delay_seconds: The pause before each retry.
         timeout_seconds: The limit of `@timeout` for each attempt, or None.
+        code_version: A digest of its source, or None if that is not at hand.
     """
 
     name: str
@@ -73,6 +74,7 @@ class StepModel:
     error_retries: int = 0
     retry_delay_seconds: int = 0
     timeout_seconds: int | None = None
+    code_version: str | None = None
 
     @property
     def is_recursive(self) -> bool:
@@ -144,6 +146,9 @@ class JobOptions:
         step_env: Environment variables of all steps.
         max_workers: How many steps run at the same time, or None for the executor's own default.
         executor: `multiprocess`, `in_process` or `package.module:executor_def`.
+        log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
+            `error`, `critical` or `off`.
+        translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
     """
 
     name: str | None = None
@@ -152,15 +157,25 @@ class JobOptions:
     step_env: Mapping[str, str | FromRunEnvironment] = field(default_factory=dict)
     max_workers: int | None = None
     executor: str = "multiprocess"
+    log_level: str = "warning"
+    translator: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportModel:
+    """Something of the user's that the generated file imports: `from module import attribute as alias`."""
+
+    module: str
+    attribute: str
+    alias: str
 
 
 @dataclass(frozen=True)
 class ExecutorModel:
-    """The job's executor: the expression that makes it, and the module to import a custom one from."""
+    """The job's executor: the expression that makes it, and what that needs of the user's, or None."""
 
     expression: str
-    module: str | None = None
-    attribute: str | None = None
+    imported: ImportModel | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,7 @@ class OpModel:
         emits_items: Whether it has a dynamic output, one for each item of its foreach.
         switch: For each step that it can go on to, the name of the output; empty if it has one output.
         is_routed: Whether its one output says where its task goes on.
+        collected_by: The join that ends the outermost foreach around the step, or None.
         max_retries: Dagster retries of the op.
         tags: The op's tags.
     """
@@ -203,6 +219,7 @@ class OpModel:
     emits_items: bool
     switch: Mapping[str, str]
     is_routed: bool
+    collected_by: str | None
     max_retries: int
     tags: Mapping[str, str]
 
@@ -271,6 +288,8 @@ class JobModel:
         helpers: The other ops.
         statements: The job's body.
         executor: The job's executor.
+        translator: The user's translator, or None for the default one.
+        tags: The job's tags.
         warnings: What the user should know before the file is used, each a sentence.
     """
 
@@ -282,4 +301,6 @@ class JobModel:
     helpers: tuple[HelperModel, ...]
     statements: tuple[Call | Body, ...]
     executor: ExecutorModel
+    translator: ImportModel | None
+    tags: Mapping[str, str]
     warnings: tuple[str, ...]

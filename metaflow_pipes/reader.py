@@ -75,6 +75,9 @@ SECRET_SETTINGS = frozenset(
     )
 )
 
+# How many hexadecimal digits tell the versions of a step's source apart.
+CODE_VERSION_LENGTH = 16
+
 # Decorators that hand the step to another system. Others that do so are found by their `runtime_step_cli` hook.
 REMOTE_DECORATORS = frozenset({"slurm", "nvidia", "nvct", "snowpark", "skypilot", "skypilot_step"})
 
@@ -188,7 +191,15 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
         error_retries=error_retries,
         retry_delay_seconds=_retry_delay_seconds(state.flow.name, name, node.decorators),
         timeout_seconds=next((d.secs for d in node.decorators if isinstance(d, TimeoutDecorator)), None),
+        code_version=_code_version(getattr(state.flow.__class__, name)),
     )
+
+
+def _code_version(step: Any) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:CODE_VERSION_LENGTH]
+    except OSError:
+        return None
 
 
 def _step_kind(node: Any) -> Any:

@@ -54,6 +54,7 @@ def _template() -> jinja2.Template:
     environment.filters.update(
         literal=literal,
         parameter=_parameter,
+        step=_step,
         decorator=_decorator,
         signature=_signature,
         run_step=_run_step,
@@ -74,7 +75,7 @@ def _near(job: JobModel, path: str, folder: Path) -> str:
 
 
 def _parameter(parameter: ParameterModel) -> str:
-    arguments = [literal(parameter.name), repr(parameter.kind)]
+    arguments = [literal(parameter.name), literal(parameter.kind)]
     for name, value, plain in (
         ("multiple", parameter.multiple, False),
         ("separator", parameter.separator, None),
@@ -88,9 +89,32 @@ def _parameter(parameter: ParameterModel) -> str:
     return f"MetaflowParameter({', '.join(arguments)})"
 
 
+def _step(op: OpModel) -> str:
+    """A step of `MetaflowFlow.steps`."""
+    step = op.step
+    arguments = [literal(step.name)]
+    if step.in_steps:
+        arguments.append(literal([*step.in_steps, *([step.name] if step.is_recursive else [])]))
+    for name, value in (
+        ("op", op.name if op.name != step.name else None),
+        ("collected_by", op.collected_by),
+        ("code_version", step.code_version),
+        ("description", step.description or None),
+    ):
+        if value is not None:
+            arguments.append(f"{name}={literal(value)}")
+    return _wrapped("MetaflowStep(", arguments, ")", indent=8, prefix=1)
+
+
 def _imports(job: JobModel) -> str:
     """The line that imports what the file uses of the runtime."""
-    names = {"MetaflowFlow", "MetaflowPipesClient", *map(_runner, job.ops), *(helper.factory for helper in job.helpers)}
+    names = {
+        "MetaflowFlow",
+        "MetaflowPipesClient",
+        "MetaflowStep",
+        *map(_runner, job.ops),
+        *(helper.factory for helper in job.helpers),
+    }
     if job.flow.parameters:
         names.add("MetaflowParameter")
     if job.executor.expression.startswith("multiprocess("):
@@ -118,7 +142,7 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
     step = op.step
     arguments = {"name": _flat(op.name)}
     if step.description:
-        arguments["description"] = _flat(step.description)
+        arguments["description"] = f"FLOW[{_flat(step.name)}].description"
     if op.switch:
         outs = [f"{_flat(output)}: dg.Out(str, is_required=False)" for output in op.switch.values()]
         arguments["out"] = _wrapped("{", outs, "}", indent=4, prefix=5)

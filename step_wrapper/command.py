@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from step_wrapper import running
+from step_wrapper.exceptions import described, is_framework, skip_framework
 from step_wrapper.outcome import Outcome
+from step_wrapper.records import forward_records
 from step_wrapper.running import REPORTED, STEP_ENDS
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def run_step(
             control.sendall(REPORTED)
             return 0
     task = running.current = running.RunningTask(launch, control)
+    if launch.log_level is not None:
+        forward_records(context, launch.log_level)
     own_output = _redirect_output(writers)
     exit_code = _run_flow(_arguments(launch, folder))
     _finish_interpreter()
@@ -71,8 +75,7 @@ def run_step(
         exit_status=exit_code,
         duration_seconds=time.monotonic() - started,
         ended_because=ended_because,
-        exception=task.described_exception(),
-        traceback=task.user_traceback(),
+        exception=None if task.exception is None else described(task.exception),
         is_timeout=_is_timeout(task.exception),
     )
     is_done = report(launch, context, outcome, folder, task)
@@ -131,7 +134,7 @@ def _run_flow(arguments: list[str]) -> int:
         return _exit_code(exit_)
     except BaseException as error:
         _note_exception(error)
-        traceback.print_exception(type(error), error, running.skip_framework(error.__traceback__))
+        traceback.print_exception(type(error), error, skip_framework(error.__traceback__))
         return 1
     return 0
 
@@ -146,7 +149,7 @@ def _behind(exit_: SystemExit) -> BaseException | None:
     frame = exit_.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    if frame is None or not running.is_framework(frame):
+    if frame is None or not is_framework(frame):
         return None
     error = exit_.__context__
     # click turns an interrupt into an Abort

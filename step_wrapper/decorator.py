@@ -29,10 +29,16 @@ class DagsterInternalDecorator(StepDecorator):
         flow_datastore: Any,
         logger: Any,
     ) -> None:
-        """Before the start step runs: store its run's parameters, as Metaflow's `init` command does."""
+        """Before the task is registered: say which Dagster run it is of, and store the parameters of a new run."""
         task = running.current
-        if task is not None and task.launch.init is not None and step_name == task.launch.step:
-            _init_run(flow, task.launch.init)
+        if task is None or step_name != task.launch.step:
+            return
+        from metaflow._vendor import click
+
+        click_context: Any = click.get_current_context()
+        click_context.obj.metadata.add_sticky_tags(sys_tags=[f"dagster_run_id:{task.launch.dagster_run_id}"])
+        if task.launch.init is not None:
+            _init_run(flow, task.launch.init, click_context)
 
     def task_pre_step(
         self,
@@ -54,6 +60,7 @@ class DagsterInternalDecorator(StepDecorator):
             return
         task.next_steps = list(graph[step_name].out_funcs)
         task.is_switch = graph[step_name].type == "split-switch"
+        task.has_cards = any(decorator.name == "card" for decorator in graph[step_name].decorators)
         for datastore in inputs or ():
             for name, key in datastore._objects.items():
                 task.inherited.setdefault(name, set()).add(key)
@@ -82,10 +89,8 @@ class DagsterInternalDecorator(StepDecorator):
             running.current.tell(running.CODE_ENDS)
 
 
-def _init_run(flow: Any, arguments: list[str]) -> None:
-    from metaflow._vendor import click
-
-    context: Any = click.get_current_context()
+def _init_run(flow: Any, arguments: list[str], context: Any) -> None:
+    """Store a run's parameters, as Metaflow's `init` command does."""
     state = copy.copy(context.obj)
     # a flow of its own, since storing the parameters leaves marks on the one that the step will run
     state.flow = flow.__class__(use_cli=False)

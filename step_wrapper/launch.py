@@ -27,7 +27,10 @@ class Launch:
         datastore: The type of the datastore.
         datastore_root: Its root, an absolute path or a URL.
         timeout_seconds: The limit of `@timeout`, or None.
+        log_level: The lowest level of `logging` records that Dagster gets too, or None for no record.
+        iteration: The iteration of a recursive step, from 0, or None.
         done_as: Ids of tasks any of which, if it is done, is reported in place of running this one.
+        asset_key: The key of the Dagster asset that the task's metadata is reported for, as Pipes writes keys.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -44,7 +47,10 @@ class Launch:
     datastore: str
     datastore_root: str
     timeout_seconds: int | None
+    log_level: int | None
+    iteration: int | None
     done_as: list[str]
+    asset_key: str
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str

@@ -25,7 +25,6 @@ class Outcome:
         duration_seconds: How long it ran.
         ended_because: Why the supervisor ended it, or None.
         exception: What the step's code raised, as `Type: message`, or None.
-        traceback: The traceback of that exception, without frames of Metaflow and of the wrapper.
         is_timeout: Whether the exception is that of Metaflow's own `@timeout`.
         wrong_transition: How its transition differs from the graph, or None.
     """
@@ -34,7 +33,6 @@ class Outcome:
     duration_seconds: float
     ended_because: str | None = None
     exception: str | None = None
-    traceback: str = ""
     is_timeout: bool = False
     wrong_transition: str | None = None
 

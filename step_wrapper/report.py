@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,12 @@ from metaflow.monitor import NullMonitor
 from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
+from step_wrapper import exceptions
+from step_wrapper.exceptions import shortened
 from step_wrapper.logs import STREAMS, log_path, tail
+from step_wrapper.metadata import TaskFacts, data_version, task_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from dagster_pipes import PipesContext
@@ -34,7 +35,7 @@ STDERR_LINES = 50
 # An event of Dagster is kept for ever and loaded with its run: none may be large.
 MAX_REASON_CHARACTERS = 2_000
 MAX_TEXT_CHARACTERS = 20_000
-_NO_FACTS = {"artifacts": [], "next_steps": [], "num_splits": None, "control_tasks": []}
+_NO_WAY = {"next_steps": [], "num_splits": None, "control_tasks": []}
 
 
 def report(
@@ -56,23 +57,25 @@ def report(
     Returns:
         Whether the task is done.
     """
-    is_done, facts = False, dict(_NO_FACTS)
+    is_done, way = False, dict(_NO_WAY)
     try:
         datastore = _datastore(launch)
         _save_logs(datastore, launch, outcome, folder)
-        stored = _attempt(datastore, launch, launch.attempt)
+        stored = _attempt(datastore, launch)
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, task, stored)
             is_done = outcome.wrong_transition is None
         if is_done:
-            facts = _facts(stored, {} if task is None else task.inherited)
+            way = _way(stored)
+            inherited, has_cards = (None, True) if task is None else (task.inherited, task.has_cards)
+            _report_metadata(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
         else:
             _register(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
-    failure = None if is_done else _failure(launch, outcome, stderr)
-    _send(context, launch.task_id, outcome.duration_seconds, facts, failure)
+    failure = None if is_done else _failure(launch, outcome, stderr, task)
+    _send(context, launch.task_id, outcome.duration_seconds, way, failure)
     return is_done
 
 
@@ -86,24 +89,33 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
     datastore = _datastore(launch)
     for task_id in launch.done_as:
         for attempt in reversed(range(MAX_ATTEMPTS)):
-            stored = _attempt(datastore, dataclasses.replace(launch, task_id=task_id), attempt)
+            done = dataclasses.replace(launch, task_id=task_id, attempt=attempt)
+            stored = _attempt(datastore, done)
             if _is_ok(stored):
-                _send(context, task_id, 0.0, _facts(stored, {}), None)
+                _report_metadata(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True))
+                _send(context, task_id, 0.0, {**_way(stored), "is_cached": True}, None)
                 return True
     return False
 
 
-def _attempt(datastore: FlowDataStore, launch: Launch, attempt: int) -> Any:
+def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
     """What is stored of an attempt, which may not exist or not have ended."""
     return datastore.get_task_datastore(
-        launch.run_id, launch.step, launch.task_id, attempt=attempt, allow_not_done=True
+        launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, allow_not_done=True
     )
 
 
-def _send(
-    context: PipesContext, task_id: str, duration_seconds: float, facts: Mapping[str, Any], failure: object
-) -> None:
-    message = {"task_id": task_id, "duration_seconds": duration_seconds, **facts, "failure": failure}
+def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
+    """Report what the task made. A task is done, whether or not all about it can be shown."""
+    try:
+        metadata = task_metadata(facts)
+        context.report_asset_materialization(metadata, data_version(facts.stored), facts.launch.asset_key)
+    except Exception as error:
+        print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
+
+
+def _send(context: PipesContext, task_id: str, duration_seconds: float, way: dict[str, Any], failure: object) -> None:
+    message = {"task_id": task_id, "duration_seconds": duration_seconds, **way, "failure": failure}
     context.report_custom_message({"metaflow_task": message})
 
 
@@ -116,11 +128,10 @@ def _get(stored: Any, name: str) -> Any:
     return stored[name] if name in getattr(stored, "_objects", ()) else None
 
 
-def _facts(stored: Any, inherited: Mapping[str, set[str]]) -> dict[str, Any]:
-    """What the op above needs to know of a task that is done."""
+def _way(stored: Any) -> dict[str, Any]:
+    """How the graph goes on behind a task that is done."""
     nodes = _get(stored, "_parallel_ubf_iter")
     return {
-        "artifacts": _artifacts(stored, inherited),
         "next_steps": _next_steps(stored),
         "num_splits": _get(stored, "_foreach_num_splits") if nodes is None else nodes.num_parallel,
         "control_tasks": _get(stored, "_control_mapper_tasks") or [],
@@ -189,40 +200,12 @@ def _save_logs(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folde
     task.save_metadata({"runtime": runtime})
 
 
-def _artifacts(task: Any, inherited: Mapping[str, set[str]]) -> list[dict[str, Any]]:
-    """What the task made or changed, without reading any value: name, type and size in bytes."""
-    produced = sorted(
-        name for name, key in task._objects.items() if not name.startswith("_") and key not in inherited.get(name, ())
-    )
-    return [
-        {
-            "name": name,
-            "type": _type_name(task._info.get(name, {})),
-            "size": task._info.get(name, {}).get("size"),
-        }
-        for name in produced
-    ]
-
-
-def _type_name(info: Mapping[str, Any]) -> str:
-    text = str(info.get("type", ""))
-    match = re.fullmatch(r"<class '(.*)'>", text)
-    return match[1] if match else text
-
-
-def _failure(launch: Launch, outcome: Outcome, stderr: str) -> dict[str, str]:
+def _failure(launch: Launch, outcome: Outcome, stderr: str, task: RunningTask | None) -> dict[str, Any]:
     last_line = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
-    reason = outcome.reason(launch.timeout_seconds, last_line)
+    error = None if task is None else task.exception
     return {
-        "reason": _shortened(reason, MAX_REASON_CHARACTERS),
-        "traceback": _shortened(outcome.traceback, MAX_TEXT_CHARACTERS),
-        "stderr": _shortened(stderr, MAX_TEXT_CHARACTERS),
+        "reason": shortened(outcome.reason(launch.timeout_seconds, last_line), MAX_REASON_CHARACTERS),
+        "traceback": "" if error is None else shortened(exceptions.user_traceback(error), MAX_TEXT_CHARACTERS),
+        "exception": None if error is None else exceptions.serialized(error),
+        "stderr": shortened(stderr, MAX_TEXT_CHARACTERS),
     }
-
-
-def _shortened(text: str, limit: int) -> str:
-    """A text with its middle left out if it is longer than a limit, in characters."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"

@@ -106,7 +106,8 @@ def load(definitions: Path) -> ModuleType:
 
 def job_of(definitions: Path) -> dg.JobDefinition:
     """The one job of a definitions file."""
-    (job,) = load(definitions).defs.resolve_all_job_defs()
+    # beside it there is Dagster's own job of all assets, which has none that it could run
+    (job,) = [job for job in load(definitions).defs.resolve_all_job_defs() if not job.name.startswith("__")]
     return job
 
 
@@ -149,7 +150,7 @@ def failure_description(event: dg.DagsterEvent) -> str:
     """What a user reads as the reason of a failed attempt."""
     data: Any = event.event_specific_data
     error = data.error
-    while error.cause is not None:
+    while error.cls_name != "Failure" and error.cause is not None:
         error = error.cause
     return error.message
 
@@ -163,6 +164,13 @@ def output_metadata(result: dg.ExecuteInProcessResult, step: str) -> Mapping[str
     ]
     data: Any = event.event_specific_data
     return data.metadata
+
+
+def materialization(result: dg.ExecuteInProcessResult, step: str) -> dg.AssetMaterialization:
+    """The one materialization of a step's asset."""
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    (found,) = [event for event in events if event.asset_key.path[-1] == step]
+    return found
 
 
 def is_running(pid: int) -> bool:

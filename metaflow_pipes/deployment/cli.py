@@ -74,6 +74,20 @@ cli = click.Group(commands={"dagster": dagster})
     show_default=True,
     help="The job's executor: multiprocess, in_process, or package.module:executor_def.",
 )
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    help="Which records of Python's logging in the steps appear in Dagster's event log, too: those of this level and "
+    "above. One of debug, info, warning, error, critical, or off.",
+)
+@click.option(
+    "--translator",
+    default=None,
+    metavar="MODULE:CLASS",
+    help="The import path of a subclass of metaflow_pipes.runtime.DagsterMetaflowTranslator, which says how steps "
+    "become Dagster assets.",
+)
 @click.pass_obj
 def create(
     obj: Any,
@@ -85,6 +99,8 @@ def create(
     step_env: tuple[str, ...],
     max_workers: int | None,
     executor: str,
+    log_level: str,
+    translator: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compiler import check_tags, write_definitions
@@ -101,6 +117,8 @@ def create(
             step_env=parse_step_env(step_env),
             max_workers=max_workers,
             executor=executor,
+            log_level=log_level.lower(),
+            translator=translator,
         )
         job = lower(read_flow(obj, decospecs), options)
         path = write_definitions(job, definitions_file)

@@ -1,5 +1,6 @@
 """What a generated definitions file imports: the flow, the Pipes client, and the body of its ops."""
 
+from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep
 from metaflow_pipes.runtime.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors import multiprocess
 from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup, route
@@ -15,10 +16,12 @@ from metaflow_pipes.runtime.step import (
 )
 
 __all__ = [
+    "DagsterMetaflowTranslator",
     "MetaflowFlow",
     "MetaflowFlowWarning",
     "MetaflowParameter",
     "MetaflowPipesClient",
+    "MetaflowStep",
     "fan_out",
     "gather",
     "multiprocess",

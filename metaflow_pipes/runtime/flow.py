@@ -7,13 +7,16 @@ import os
 import shlex
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
+
+from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep, asset_specs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import dagster as dg
 
     from metaflow_pipes.runtime.parameters import MetaflowParameter
 
@@ -47,6 +50,11 @@ class MetaflowFlow:
         namespace: The Metaflow namespace of the steps; None is that of the run's user.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
+        log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
+            `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
+        deployment: The name of the flow's deployment, if that is not its own: that of project, branch and flow.
+        steps: The flow's steps, each after those whose tasks it takes.
+        translator: Says how steps become assets.
     """
 
     name: str
@@ -63,11 +71,37 @@ class MetaflowFlow:
     namespace: str | None = None
     configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()
+    log_level: str | None = "WARNING"
+    deployment: str | None = None
+    steps: Sequence[MetaflowStep] = ()
+    translator: DagsterMetaflowTranslator = field(default_factory=DagsterMetaflowTranslator)
 
     def __post_init__(self) -> None:
         problem = self.staleness()
         if problem is not None:
             warnings.warn(problem, MetaflowFlowWarning, stacklevel=3)
+
+    def __getitem__(self, step: str) -> MetaflowStep:
+        """A step by its name."""
+        return next(candidate for candidate in self.steps if candidate.name == step)
+
+    @cached_property
+    def assets(self) -> Mapping[str, dg.AssetSpec]:
+        """The assets of the steps that have one, by the steps' names."""
+        return asset_specs(self, self.steps, self.translator)
+
+    def asset_specs(self) -> list[dg.AssetSpec]:
+        """The assets of the flow: external ones, which the runs of its job materialize."""
+        return list(self.assets.values())
+
+    def asset_key(self, step: str) -> dg.AssetKey:
+        """The key that a step's task reports its metadata for, also where the step has no asset."""
+        return self.assets[step].key if step in self.assets else dg.AssetKey([self.deployment_name, step])
+
+    @property
+    def deployment_name(self) -> str:
+        """The flow's name; with `@project`, that of project, branch and flow."""
+        return self.deployment or self.name
 
     @property
     def path(self) -> Path:
@@ -120,12 +154,20 @@ class MetaflowFlow:
             run_environment: The environment of the Dagster run, which can name the Metaflow user.
         """
         environment = dict(self.settings)
-        if all(run_environment.get(variable, "") in NO_USERS for variable in USER_VARIABLES):
+        if not _named_users(run_environment):
             environment["METAFLOW_USER"] = self.user
         root = Path(self.root)
         if self.datastore == "local" and root.name == LOCAL_DATASTORE_FOLDER:
             environment["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = str(root.parent)
         return environment
+
+    def user_in(self, run_environment: Mapping[str, str]) -> str:
+        """The Metaflow user of the steps.
+
+        Args:
+            run_environment: The environment of the Dagster run.
+        """
+        return next(iter(_named_users(run_environment)), self.user)
 
     def step_command(
         self,
@@ -184,3 +226,9 @@ class MetaflowFlow:
 
     def _task(self, run_id: str, task_id: str) -> list[str]:
         return [f"--run-id={run_id}", f"--task-id={task_id}", *(f"--tag={tag}" for tag in self.tags)]
+
+
+def _named_users(run_environment: Mapping[str, str]) -> list[str]:
+    """The users that an environment names, in the order in which Metaflow asks for them."""
+    users = [run_environment.get(variable, "") for variable in USER_VARIABLES]
+    return [user for user in users if user not in NO_USERS]

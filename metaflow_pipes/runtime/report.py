@@ -6,34 +6,36 @@ counts as none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import tblib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
-# Rows of the artifacts table. The run page loads every event of a run, so none may be large.
-MAX_ARTIFACT_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """An artifact that a task produced: its name, Python type and pickled size in bytes (None: not known)."""
-
-    name: str
-    type: str
-    size: int | None
+# Rows of a table. The run page loads every event of a run, so none may be large.
+MAX_ROWS = 50
 
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """Why an attempt failed: a sentence, the user's traceback and the end of stderr (either may be empty)."""
+    """Why an attempt failed.
+
+    Attributes:
+        description: A sentence.
+        traceback: The user's traceback, or the empty string.
+        stderr: The end of stderr, or the empty string.
+        exception: What the step's code raised, with its traceback, or None. It stands for the exception in the
+            step's process: of a class of the same name, which is not that class.
+    """
 
     description: str
     traceback: str = ""
     stderr: str = ""
+    exception: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class TaskReport:
         pathspec: `Flow/run_id/step/task_id`.
         attempt: The attempt, from 0.
         duration_seconds: From the launch of the step's process to its end.
-        artifacts: What the task produced.
+        metadata: What the task made, as its process reported it.
+        data_version: A version that tells whether it made the same as another task, or None.
+        is_cached: Whether it was done before, and did not run.
         next_steps: The steps that it goes on to.
         num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
         control_tasks: The paths of the task and of those that it has started, if it is a control task.
@@ -54,7 +58,9 @@ class TaskReport:
     pathspec: str
     attempt: int
     duration_seconds: float = 0.0
-    artifacts: tuple[Artifact, ...] = ()
+    metadata: Mapping[str, dg.MetadataValue] = field(default_factory=dict)
+    data_version: str | None = None
+    is_cached: bool = False
     next_steps: tuple[str, ...] = ()
     num_splits: int | None = None
     control_tasks: tuple[str, ...] = ()
@@ -66,20 +72,19 @@ class TaskReport:
         return self.pathspec.partition("/")[2]
 
     @property
+    def step(self) -> str:
+        """The step's name."""
+        return self.pathspec.split("/")[2]
+
+    @property
     def tasks(self) -> str:
         """The task's path; of a control task, also the paths of those that it has started, with commas."""
         return ",".join(self.control_tasks) or self.task_path
 
     def output_metadata(self) -> dict[str, dg.MetadataValue]:
         """The metadata of the op's output."""
-        metadata: dict[str, dg.MetadataValue] = {
-            **self._identity(),
-            "duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)),
-            "retrieve": dg.MetadataValue.md(self._snippet()),
-        }
-        if self.artifacts:
-            metadata["artifacts"] = self._table()
-        return metadata
+        known = {"duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)), **self._identity()}
+        return {**self.metadata, **{name: value for name, value in known.items() if name not in self.metadata}}
 
     def failure_metadata(self, logs_command: str) -> dict[str, dg.MetadataValue]:
         """The metadata of the failure.
@@ -102,23 +107,6 @@ class TaskReport:
             "attempt": dg.MetadataValue.int(self.attempt),
         }
 
-    def _table(self) -> dg.MetadataValue:
-        shown = self.artifacts[:MAX_ARTIFACT_ROWS]
-        records = [dg.TableRecord({"name": a.name, "type": a.type, "size": a.size}) for a in shown]
-        if len(self.artifacts) > len(shown):
-            more = f"and {len(self.artifacts) - len(shown)} more"
-            records.append(dg.TableRecord({"name": more, "type": "", "size": None}))
-        columns = [
-            dg.TableColumn("name", "string"),
-            dg.TableColumn("type", "string"),
-            dg.TableColumn("size", "int", description="bytes, pickled"),
-        ]
-        return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
-
-    def _snippet(self) -> str:
-        value = f'["{self.artifacts[0].name}"].data' if self.artifacts else ".data"
-        return _code(f'from metaflow import Task\n\nTask("{self.pathspec}"){value}', "python")
-
 
 def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
     """The tasks of a loop as a table.
@@ -126,7 +114,7 @@ def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
     Args:
         reports: The report of each iteration.
     """
-    shown = reports[-MAX_ARTIFACT_ROWS:]
+    shown = reports[-MAX_ROWS:]
     records = [
         dg.TableRecord({"iteration": number, "pathspec": report.pathspec, "seconds": round(report.duration_seconds, 3)})
         for number, report in enumerate(shown, len(reports) - len(shown))
@@ -139,25 +127,30 @@ def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
 
 
-def report_of(invocation: dg.PipesClientCompletedInvocation, pathspec: str, attempt: int) -> TaskReport:
+def report_of(
+    invocation: dg.PipesClientCompletedInvocation, pathspec: str, attempt: int, asset_key: dg.AssetKey
+) -> TaskReport:
     """The report of a finished process; where it is missing or misshapen, a failure that says so.
 
     Args:
         invocation: The finished process.
         pathspec: The task that it ran.
         attempt: The attempt that it ran.
+        asset_key: The key that it reports its metadata for.
     """
+    results = invocation.get_results(implicit_materializations=False)
+    made = next((r for r in results if isinstance(r, dg.MaterializeResult) and r.asset_key == asset_key), None)
     # a task's own code may send custom messages too, before the report
     for message in reversed(invocation.get_custom_messages()):
         try:
-            return _parse(message["metaflow_task"], pathspec, attempt)
+            return _parse(message["metaflow_task"], pathspec, attempt, made)
         except (KeyError, TypeError, ValueError):
             continue
     what_happened = "its process ended without a report: it was killed, or could not start. See the step's stderr."
     return TaskReport(pathspec, attempt, failure=TaskFailure(f"{_subject(pathspec, attempt)} failed: {what_happened}"))
 
 
-def _parse(message: Mapping[str, Any], pathspec: str, attempt: int) -> TaskReport:
+def _parse(message: Mapping[str, Any], pathspec: str, attempt: int, made: dg.MaterializeResult | None) -> TaskReport:
     failure = message["failure"]
     # an iteration of a loop may have been done before, under another id
     folder, _, task_id = pathspec.rpartition("/")
@@ -165,10 +158,9 @@ def _parse(message: Mapping[str, Any], pathspec: str, attempt: int) -> TaskRepor
         pathspec=f"{folder}/{message.get('task_id', task_id)}",
         attempt=attempt,
         duration_seconds=float(message["duration_seconds"]),
-        artifacts=tuple(
-            Artifact(str(row["name"]), str(row["type"]), None if row["size"] is None else int(row["size"]))
-            for row in message["artifacts"]
-        ),
+        metadata={} if made is None else _typed(made.metadata or {}),
+        data_version=None if made is None or made.data_version is None else made.data_version.value,
+        is_cached=bool(message.get("is_cached")),
         next_steps=tuple(map(str, message["next_steps"])),
         num_splits=None if message["num_splits"] is None else int(message["num_splits"]),
         control_tasks=tuple(map(str, message["control_tasks"])),
@@ -178,8 +170,35 @@ def _parse(message: Mapping[str, Any], pathspec: str, attempt: int) -> TaskRepor
             description=f"{_subject(pathspec, attempt)} {failure['reason']}",
             traceback=str(failure["traceback"]),
             stderr=str(failure["stderr"]),
+            exception=_exception(failure["exception"]),
         ),
     )
+
+
+def _typed(metadata: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Metadata as Pipes has read it: of no other values than these."""
+    return {name: value for name, value in metadata.items() if isinstance(value, dg.MetadataValue)}
+
+
+def _exception(serialized: Mapping[str, Any] | None) -> Exception | None:
+    """An exception of the step's process, as one that can be raised here, with the same traceback and causes."""
+    if serialized is None:
+        return None
+    of_class = type(str(serialized["type"]), (Exception,), {"__module__": str(serialized["module"])})
+    exception = of_class(str(serialized["message"]))
+    exception.__context__ = _exception(serialized["context"])
+    exception.__cause__ = _exception(serialized["cause"])
+    exception.__suppress_context__ = exception.__cause__ is not None
+    return exception.with_traceback(_traceback(serialized["frames"]))
+
+
+def _traceback(frames: Sequence[Sequence[Any]]) -> TracebackType | None:
+    inner: dict[str, Any] | None = None
+    for file, line, function in reversed(frames):
+        code = {"co_filename": str(file), "co_name": str(function)}
+        frame = {"f_globals": {"__file__": str(file), "__name__": ""}, "f_code": code, "f_lineno": int(line)}
+        inner = {"tb_frame": frame, "tb_lineno": int(line), "tb_next": inner}
+    return None if inner is None else tblib.Traceback.from_dict(inner).as_traceback()
 
 
 def _subject(pathspec: str, attempt: int) -> str:

@@ -261,13 +261,12 @@ class StubClient(MetaflowPipesClient):
         assert task in self._expected, f"Metaflow would not run {task}"
         report = {
             "duration_seconds": 0,
-            "artifacts": [],
             "next_steps": self._expected[task].next_steps,
             "num_splits": self._expected[task].num_splits,
             "control_tasks": [],
             "failure": None,
         }
-        return SimpleNamespace(get_custom_messages=lambda: [{"metaflow_task": report}])
+        return SimpleNamespace(get_custom_messages=lambda: [{"metaflow_task": report}], get_results=lambda **_: [])
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +299,12 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int],
         skipped = {event.step_key for event in result.all_events if event.event_type_value == "STEP_SKIPPED"}
         ran = set(map(_step_of, client.launched))
         assert skipped & outside.keys() == {op for op, step in outside.items() if step not in ran}
+        launched = Counter(map(_step_of, client.launched))
+        materializations = [event.materialization for event in result.get_asset_materialization_events()]
+        assert Counter(event.asset_key.path[1] for event in materializations) == Counter(ran)
+        for event in materializations:
+            if "tasks" in event.metadata:
+                assert event.metadata["tasks"].value == launched[event.asset_key.path[1]]
 
     return run_and_compare
 

@@ -1,0 +1,72 @@
+"""Which Metaflow run and which task an op runs: ids are made of what Dagster knows, and the same in each attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+# The tag by which Dagster marks a re-execution from failure.
+RESUME_RETRY_TAG = "dagster/is_resume_retry"
+# How much of a Dagster run id tells the tasks of a re-execution from those before.
+SHORT_RUN_ID_LENGTH = 8
+
+
+def new_run_id(context: dg.OpExecutionContext) -> str:
+    """The Metaflow run of a start step.
+
+    A re-execution from failure, or of selected steps, goes on with the Metaflow run of the Dagster run that it
+    re-executes; one of all steps makes a new Metaflow run.
+    """
+    return f"dagster-{[context.run, *continued_runs(context)][-1].run_id}"
+
+
+def continued_runs(context: dg.OpExecutionContext) -> list[dg.DagsterRun]:
+    """The Dagster runs whose Metaflow run this one goes on with, the latest first."""
+    runs: list[dg.DagsterRun] = []
+    run: dg.DagsterRun | None = context.run
+    while run is not None and run.parent_run_id is not None and _continues_parent(context, run):
+        run = context.instance.get_run_by_id(run.parent_run_id)
+        if run is not None:
+            runs.append(run)
+    return runs
+
+
+def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> bool:
+    # Dagster's Python API names all steps where its UI names none, so that only fewer steps are a selection
+    selected = run.step_keys_to_execute
+    is_selection = selected is not None and len(selected) < len(context.job_def.nodes)
+    return is_selection or run.tags.get(RESUME_RETRY_TAG) == "true"
+
+
+def task_id_of(context: dg.OpExecutionContext, step: str, iteration: int | None) -> str:
+    """The step's name, the indices of its items, and the iteration: `step-3-0-i2`."""
+    key = context.get_mapping_key()
+    parts = [step, *(key.split("_") if key else ())]
+    return "-".join(parts if iteration is None else [*parts, f"i{iteration}"])
+
+
+def reexecution_mark(dagster_run_id: str, run_id: str) -> str:
+    """What is added to the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
+    return "" if run_id == f"dagster-{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
+
+
+def earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> list[str]:
+    """The ids under which the Dagster runs that this one goes on with ran an iteration.
+
+    A loop goes on behind the iterations that are done, unless all of it was done, and is run again on purpose.
+    """
+    ids = []
+    for run in continued_runs(context):
+        stats = context.instance.get_run_step_stats(run.run_id, [step_key(context)])
+        if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):
+            break
+        ids.append(task_id + reexecution_mark(run.run_id, run_id))
+    return ids
+
+
+def step_key(context: dg.OpExecutionContext) -> str:
+    """The key of the Dagster step, with the mapping key of a mapped one: `step[3]`."""
+    key = context.get_mapping_key()
+    return f"{context.op_handle}[{key}]" if key else str(context.op_handle)

@@ -1,0 +1,188 @@
+"""One attempt of one Metaflow task: what its process is asked for, and what becomes of its report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from metaflow_pipes.runtime.assets import passed_on
+from metaflow_pipes.runtime.ids import earlier_ids, new_run_id, reexecution_mark, step_key, task_id_of
+from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
+from metaflow_pipes.runtime.report import report_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metaflow_pipes.runtime.client import MetaflowPipesClient
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.report import TaskReport
+
+# What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
+CONTROL_ARGUMENT = "--ubf-context=ubf_control"
+RUN_ID_TAG = "metaflow/run_id"
+USER_TAG = "metaflow/user"
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the decorators of a step ask for.
+
+    Attributes:
+        extra_env: The variables of the step's `@environment`.
+        user_code_retries: How many retries run the user's code (`@retry`); what comes after is `@catch`'s.
+        timeout_seconds: How long the step's code may run in each attempt (`@timeout`).
+    """
+
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    user_code_retries: int = 0
+    timeout_seconds: int | None = None
+
+
+def run_task(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str],
+    options: StepOptions,
+    iteration: int | None = None,
+    attempt: int | None = None,
+) -> TaskReport:
+    """Run one attempt of one task to its end.
+
+    Args:
+        context: The op's context.
+        pipes: The client that launches the task.
+        flow: The flow.
+        step: The step's name.
+        upstream: The task before it, or those that it joins, as in `metaflow_pipes.runtime.places`.
+        options: What the step's decorators ask for.
+        iteration: The iteration of a recursive step, from 0.
+        attempt: The attempt, from 0; by default Dagster's retry number.
+
+    Returns:
+        The report of a task that is done.
+
+    Raises:
+        dagster.Failure: The attempt failed; description, metadata and cause say why.
+    """
+    attempt = context.retry_number if attempt is None else attempt
+    _check_flow_file(context, flow)
+    inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
+    run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
+    _tag_run(context, flow, run_id, is_start=not inputs.paths)
+    task_id = task_id_of(context, step, iteration)
+    mark = reexecution_mark(context.run.run_id, run_id)
+    pathspec = f"{flow.name}/{run_id}/{step}/{task_id}{mark}"
+    parameters_id = f"parameters{mark}"
+    context.log.info(f"Attempt {attempt} of Metaflow task {pathspec} starts.")
+    invocation = pipes.run(
+        context=context,
+        command=[sys.executable, "-m", "step_wrapper", pathspec],
+        extras={
+            "metaflow": {
+                "flow": flow.name,
+                "run_id": run_id,
+                "step": step,
+                "task_id": task_id + mark,
+                "attempt": attempt,
+                "command": [
+                    *flow.step_command(
+                        step,
+                        run_id,
+                        task_id + mark,
+                        inputs.paths or [f"{run_id}/_parameters/{parameters_id}"],
+                        attempt,
+                        options.user_code_retries,
+                    ),
+                    *inputs.arguments,
+                ],
+                "init": None if inputs.paths else flow.init_command(run_id, parameters_id, context.op_config or {}),
+                "configs": flow.configs,
+                "datastore": flow.datastore,
+                "datastore_root": flow.root,
+                "timeout_seconds": options.timeout_seconds,
+                "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
+                "iteration": iteration,
+                "done_as": [] if iteration is None else earlier_ids(context, run_id, task_id),
+                "asset_key": flow.asset_key(step).to_escaped_user_string(),
+                "step_key": step_key(context),
+            }
+        },
+        base_env={**flow.environment(os.environ), **inputs.environment},
+        # Metaflow's own runner sets these two last as well
+        env={**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
+        cwd=pipes.cwd or flow.folder,
+    )
+    for materialization in passed_on(invocation.get_results(implicit_materializations=False), flow.asset_key(step)):
+        context.log_event(materialization)
+    return _outcome(context, flow, report_of(invocation, pathspec, attempt, flow.asset_key(step)))
+
+
+def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
+    """Tell the event log how an attempt has ended, and raise if it failed."""
+    if report.failure is not None:
+        logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
+        failure = dg.Failure(report.failure.description, metadata=report.failure_metadata(logs))
+        raise failure from report.failure.exception
+    if report.is_cached:
+        context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")
+    else:
+        context.log.info(f"Metaflow task {report.pathspec} finished after {report.duration_seconds:.1f} s.")
+    return report
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The tasks that a task takes, and what Metaflow must be told about them."""
+
+    paths: list[str]
+    arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, upstream: list[str]) -> _Inputs:
+        if len(upstream) == 1 and (item := parse_item(upstream[0])) is not None:
+            path, index = item
+            if index is not None:
+                return cls([path], [f"--split-index={index}"])
+            return cls([path], [CONTROL_ARGUMENT], _control_environment())
+        if len(upstream) == 1 and is_split(upstream[0]):
+            path, size = parse_split(upstream[0])
+            # as `metaflow.plugins.parallel_decorator` asks of the runner
+            arguments = [CONTROL_ARGUMENT, "--split-index=0", f"--num-parallel={size}"]
+            return cls([path], arguments, _control_environment())
+        return cls(tasks_of(upstream), [])
+
+
+def _control_environment() -> dict[str, str]:
+    """What a control task needs, since Metaflow starts its workers with the first `python` of the PATH."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return {"PATH": os.pathsep.join(folders)}
+
+
+def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None:
+    problem = flow.staleness()
+    if problem is None:
+        return
+    if not flow.path.is_file():
+        raise dg.Failure(problem, allow_retries=False)
+    context.log.warning(problem)
+
+
+def _tag_run(context: dg.OpExecutionContext, flow: MetaflowFlow, run_id: str, *, is_start: bool) -> None:
+    """Let the Dagster run say which Metaflow run it is, and whose: a run can be found by its tags.
+
+    The start step knows first. A re-execution may begin elsewhere, with the tags of the run that it goes on with.
+    """
+    if is_start or context.run.parent_run_id is not None:
+        tags: dict[str, Any] = {RUN_ID_TAG: run_id, USER_TAG: flow.user_in(os.environ)}
+        if any(context.run.tags.get(name) != value for name, value in tags.items()):
+            context.instance.add_run_tags(context.run_id, tags)

@@ -1,0 +1,91 @@
+"""What the step's code raised, without the frames of Metaflow and of the wrapper."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# Of an endless recursion, the first and the last frames say all.
+MAX_FRAMES = 40
+# How many exceptions of a chain (`raise ... from ...`) are told.
+MAX_CHAIN = 5
+MAX_MESSAGE_CHARACTERS = 2_000
+
+
+def described(error: BaseException) -> str:
+    """An exception as `Type: message`."""
+    format_message = getattr(error, "format_message", None)
+    if callable(format_message):  # click's errors name the option there alone
+        return f"{type(error).__name__}: {format_message()}"
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback of an exception from the first frame that is the user's own; empty if none is."""
+    shown = skip_framework(error.__traceback__)
+    if shown is None:
+        return ""
+    return "".join(traceback.format_exception(type(error), error, shown)).rstrip()
+
+
+def serialized(error: BaseException, depth: int = MAX_CHAIN) -> dict[str, Any]:
+    """An exception, its user's frames and those that led to it, as JSON.
+
+    Args:
+        error: The exception.
+        depth: How many exceptions of its chain are told.
+
+    Returns:
+        `module` and `type` of its class, `message`, `frames` (each a file, a line number and a function, the
+        outermost first), and the exceptions that it is the direct result of (`cause`) or that were being handled
+        when it was raised (`context`), each of the same form or None.
+    """
+    frames = [(f.filename, f.lineno, f.name) for f in traceback.extract_tb(skip_framework(error.__traceback__))]
+    if len(frames) > MAX_FRAMES:
+        frames = [*frames[: MAX_FRAMES // 2], *frames[-MAX_FRAMES // 2 :]]
+    context = None if error.__suppress_context__ or error.__cause__ is not None else error.__context__
+    return {
+        "module": type(error).__module__,
+        "type": type(error).__qualname__,
+        "message": shortened(_message(error), MAX_MESSAGE_CHARACTERS),
+        "frames": frames,
+        "cause": serialized(error.__cause__, depth - 1) if error.__cause__ is not None and depth > 1 else None,
+        "context": serialized(context, depth - 1) if context is not None and depth > 1 else None,
+    }
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return "\n".join([str(error), *map(str, getattr(error, "__notes__", ()))])
+    except Exception as broken:
+        return f"<its message can't be shown: {type(broken).__name__}>"
+
+
+def skip_framework(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from its first frame that is neither Metaflow's nor the wrapper's; None if there is none."""
+    while frames is not None and is_framework(frames):
+        frames = frames.tb_next
+    return frames
+
+
+def is_framework(frame: TracebackType) -> bool:
+    """Whether a frame of a traceback is Metaflow's or the wrapper's."""
+    file = Path(frame.tb_frame.f_code.co_filename)
+    packages = [sys.modules[__package__ or ""], sys.modules.get("metaflow")]
+    return any(
+        package is not None and package.__file__ is not None and file.is_relative_to(Path(package.__file__).parent)
+        for package in packages
+    )
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text with its middle left out if it is longer than a limit, in characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"

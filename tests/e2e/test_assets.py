@@ -1,0 +1,229 @@
+"""Each step is an asset: with the flow's lineage, and materialized by the runs of its job."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from support import Project, execute, job_of, load, materialization, persistent
+
+
+def _specs(flows: Project, definitions: str = "defs.py") -> dict[str, dg.AssetSpec]:
+    specs = load(flows.folder / definitions).defs.resolve_all_asset_specs()
+    return {spec.key.path[-1]: spec for spec in specs}
+
+
+def _materialized(result: dg.ExecuteInProcessResult) -> list[str]:
+    return sorted(event.asset_key.path[-1] for event in result.get_asset_materialization_events())
+
+
+def test_steps_are_assets_with_the_flows_lineage(project):
+    flows: Project = project("split.py")
+    flows.compile("split.py")
+    specs = _specs(flows)
+    deps = {name: {dep.asset_key.path[-1] for dep in spec.deps} for name, spec in specs.items()}
+    native = flows.native_run("split.py")
+    assert deps == {step.id: {parent.id for parent in step.parent_steps} for step in native}
+    spec = specs["start"]
+    assert spec.key == dg.AssetKey(["SplitFlow", "start"])
+    assert spec.group_name == "SplitFlow"
+    assert spec.kinds == {"metaflow", "python"}
+    assert spec.description == load(flows.folder / "defs.py").FLOW["start"].description
+    assert spec.metadata["metaflow/step"] == "start"
+
+
+def test_code_version_follows_the_steps_source_alone(project):
+    flows: Project = project("one_step.py", "split.py")
+    flows.compile("split.py")
+    before = {name: spec.code_version for name, spec in _specs(flows).items()}
+    source = flows.folder / "split.py"
+    source.write_text(source.read_text().replace("def end(self):", "def end(self):\n        self.more = 1"))
+    flows.compile("split.py")
+    after = {name: spec.code_version for name, spec in _specs(flows).items()}
+    assert {name for name in before if before[name] != after[name]} == {"end"}
+
+
+def test_materialization_has_versions_of_code_and_data(project):
+    flows: Project = project("split.py")
+    job = flows.job("split.py")
+    first, second = execute(job), execute(job)
+    for step in ("start", "end"):
+        one, two = materialization(first, step), materialization(second, step)
+        assert one.tags["dagster/code_version"] == two.tags["dagster/code_version"]
+        assert len(one.tags["dagster/data_version"]) == 16
+    # the same artifacts are the same version
+    assert (
+        materialization(first, "start").tags["dagster/data_version"]
+        == materialization(second, "start").tags["dagster/data_version"]
+    )
+
+
+def test_foreach_step_is_materialized_once_with_its_tasks_and_durations(project):
+    flows: Project = project("foreach.py", "nested.py")
+    for flow in ("foreach.py", "nested.py"):
+        result = flows.run(flow)
+        assert result.success
+        run = flows.run_of(result)
+        assert _materialized(result) == sorted(step.id for step in run)
+        durations = {
+            event.step_key: event.event_specific_data.duration_ms / 1000
+            for event in result.all_events
+            if event.event_type == dg.DagsterEventType.STEP_SUCCESS
+        }
+        counted = 0
+        for step in run:
+            metadata = materialization(result, step.id).metadata
+            if "tasks" not in metadata or "total_duration_seconds" not in metadata:
+                continue
+            counted += 1
+            own = [seconds for key, seconds in durations.items() if key.startswith(f"{step.id}[")]
+            assert metadata["tasks"].value == len(list(step)) == len(own)
+            # Dagster records the times of its events, a moment later
+            assert metadata["total_duration_seconds"].value == pytest.approx(sum(own), rel=0.2, abs=0.2)
+            assert metadata["longest_duration_seconds"].value == pytest.approx(max(own), rel=0.2, abs=0.1)
+            assert metadata["pathspec"].value == step.pathspec
+            assert "artifacts" not in metadata
+        assert counted >= 1
+
+
+def test_branch_that_was_not_chosen_is_not_materialized(project):
+    flows: Project = project("switches.py")
+    result = flows.run("switches.py")
+    assert result.success
+    ran = {step.id for step in flows.run_of(result)}
+    defined = set(_specs(flows))
+    assert set(_materialized(result)) == ran
+    assert ran < defined
+
+
+def test_recursive_step_and_parallel_step_are_materialized_once(project):
+    flows: Project = project("loops.py", "parallel_steps.py")
+    result = flows.run("loops.py")
+    assert result.success
+    assert _materialized(result) == sorted(step.id for step in flows.run_of(result))
+    numbers = [
+        event.materialization.metadata["iterations"].value
+        for event in result.get_asset_materialization_events()
+        if "iterations" in event.materialization.metadata
+    ]
+    assert max(numbers) > 1
+    result = flows.run("parallel_steps.py")
+    assert result.success
+    assert _materialized(result) == sorted(step.id for step in flows.run_of(result))
+    assert any(event.materialization.metadata.get("tasks") for event in result.get_asset_materialization_events())
+
+
+def test_nothing_of_a_failed_step_is_materialized(project):
+    flows: Project = project("flaky.py")
+    definitions = flows.compile("flaky.py")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute(job_of(definitions), instance=instance)
+        assert _materialized(result) == ["start"]
+
+
+def test_reexecution_counts_the_tasks_of_both_runs(project, tmp_path):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from pathlib import Path\nfrom metaflow import FlowSpec, step\n\nclass ItemsFlow(FlowSpec):\n"
+        "    @step\n    def start(self):\n        self.items = [0, 1, 2]\n"
+        "        self.next(self.work, foreach='items')\n\n"
+        "    @step\n    def work(self):\n        if self.input == 1 and not Path('ready').exists():\n"
+        "            raise ValueError('not ready')\n        self.next(self.join)\n\n"
+        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    ItemsFlow()\n",
+    )
+    job = persistent(flows.compile("flow.py", "--executor", "in_process"))
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
+        with dg.execute_job(job, instance) as first:
+            assert not first.success
+        flows.write("ready", "")
+        options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+        with dg.execute_job(job, instance, reexecution_options=options) as second:
+            assert second.success
+            events = [
+                event.step_materialization_data.materialization
+                for event in second.all_events
+                if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
+            ]
+    work = next(event for event in events if event.asset_key.path[-1] == "work")
+    assert work.metadata["tasks"].value == 3
+
+
+def test_project_flows_have_keys_of_their_own_for_each_branch(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, project, step\n\n@project(name='shop')\nclass ShopFlow(FlowSpec):\n"
+        "    @step\n    def only(self):\n        pass\n\nif __name__ == '__main__':\n    ShopFlow()\n",
+    )
+    result = flows.run("flow.py", None, top_level=("--branch", "nightly"))
+    assert materialization(result, "only").asset_key.path == ["shop.test.nightly.ShopFlow", "only"]
+    assert _specs(flows)["only"].group_name == "shop_test_nightly_ShopFlow"
+
+
+def test_translator_decides_what_assets_are(project, monkeypatch):
+    flows: Project = project("translators.py")
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, step\n\nclass ShopFlow(FlowSpec):\n"
+        "    @step\n    def start(self):\n        self.x = 1\n        self.next(self.first)\n\n"
+        "    @step\n    def first(self):\n        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    ShopFlow()\n",
+    )
+    flows.compile("flow.py", "--translator", "translators:ShopTranslator")
+    monkeypatch.syspath_prepend(str(flows.folder))
+    specs = _specs(flows)
+    result = execute(job_of(flows.folder / "defs.py"))
+    assert set(specs) == {"start", "end"}
+    end = specs["end"]
+    assert end.key == dg.AssetKey(["shop", "ShopFlow", "end"])
+    # what depends on a step without an asset depends on what that depends on
+    assert [dep.asset_key for dep in end.deps] == [specs["start"].key]
+    assert (end.group_name, end.owners, end.kinds) == ("shop", ["team:shop"], {"metaflow"})
+    assert end.tags["domain"] == "sales"
+    assert end.metadata["wiki"] == "pages/shop"
+    assert result.success
+    assert _materialized(result) == ["end", "start"]
+    assert materialization(result, "start").asset_key == specs["start"].key
+
+
+@pytest.mark.parametrize(
+    ("translator", "problem"),
+    [
+        ("translators", "is 'translators'. Use the import path of a class"),
+        ("nowhere:Thing", "can't be imported: No module named 'nowhere'"),
+        ("translators:Missing", "can't be imported"),
+        ("translators:NO_CLASS", "is no subclass of metaflow_pipes.runtime.DagsterMetaflowTranslator"),
+    ],
+)
+def test_wrong_translator_is_refused(project, translator, problem):
+    flows: Project = project("one_step.py", "translators.py")
+    finished = flows.metaflow("one_step.py", "dagster", "create", "--translator", translator, check=False)
+    assert finished.returncode == 1
+    assert problem in " ".join(finished.stdout.split())
+
+
+def test_step_can_report_other_assets_and_its_own(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from dagster_pipes import PipesContext\nfrom metaflow import FlowSpec, step\n\nclass TalkingFlow(FlowSpec):\n"
+        "    @step\n    def start(self):\n        pipes = PipesContext.get()\n"
+        "        pipes.report_asset_materialization({'rows': 5}, 'v1', 'warehouse/table')\n"
+        "        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n"
+        "        PipesContext.get().report_asset_materialization({'mine': 1}, asset_key='TalkingFlow/end')\n\n"
+        "if __name__ == '__main__':\n    TalkingFlow()\n",
+    )
+    result = flows.run("flow.py")
+    assert result.success
+    table = materialization(result, "table")
+    assert table.asset_key == dg.AssetKey(["warehouse", "table"])
+    assert table.metadata["rows"].value == 5
+    assert table.tags["dagster/data_version"] == "v1"
+    own = materialization(result, "end")
+    assert own.metadata["mine"].value == 1
+    assert own.metadata["pathspec"].value == f"TalkingFlow/dagster-{result.run_id}/end/end"

@@ -1,0 +1,29 @@
+"""Translators that users could write."""
+
+from metaflow_pipes.runtime import DagsterMetaflowTranslator
+
+
+class ShopTranslator(DagsterMetaflowTranslator):
+    def includes(self, flow, step):
+        return step.name != "first"
+
+    def get_asset_key(self, flow, step):
+        return super().get_asset_key(flow, step).with_prefix("shop")
+
+    def get_group_name(self, flow, step):
+        return "shop"
+
+    def get_owners(self, flow, step):
+        return ["team:shop"]
+
+    def get_tags(self, flow, step):
+        return {"domain": "sales"}
+
+    def get_kinds(self, flow, step):
+        return {"metaflow"}
+
+    def get_metadata(self, flow, step):
+        return {**super().get_metadata(flow, step), "wiki": "pages/shop"}
+
+
+NO_CLASS = "text"
