@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from dagster import EnvVar
 
 
-class CredentialWarning(UserWarning):
-    """A definitions file holds a value that looks like a credential."""
+class CompileWarning(UserWarning):
+    """What a user should know before a definitions file is used: a credential in it, a decorator without effect."""
 
 
 class DagsterCompiler:
@@ -138,7 +138,7 @@ class DagsterCompiler:
             self._flow = self._read()
         job = lower(self._flow, self._options)
         for message in job.warnings:
-            warnings.warn(message, CredentialWarning, stacklevel=3)
+            warnings.warn(message, CompileWarning, stacklevel=3)
         return job
 
     def _read(self) -> FlowModel:

@@ -87,7 +87,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         executor=_executor(options),
         translator=_translator(options),
         tags=_run_tags(flow, options),
-        warnings=tuple(_credential_warnings(flow, options)),
+        warnings=(*_decorator_warnings(flow), *_credential_warnings(flow, options)),
     )
 
 
@@ -233,6 +233,14 @@ def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
 def _check_log_level(options: JobOptions) -> None:
     if options.log_level not in LOG_LEVELS:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
+
+
+def _decorator_warnings(flow: FlowModel) -> Iterable[str]:
+    for name in flow.inert_decorators:
+        yield (
+            f"@{name} of flow {flow.name} has no effect on Dagster. Attach what it does to the job there: schedules, "
+            "sensors and hooks."
+        )
 
 
 def _credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:

@@ -107,6 +107,7 @@ class FlowModel:
         datastore_root: The absolute path or the URL of its root.
         settings: `METAFLOW_*` variables by which a step finds the same datastore and metadata.
         withheld_settings: `METAFLOW_*` variables in use that hold secrets and stay out of the file.
+        inert_decorators: Decorators of the flow that do nothing on Dagster.
         user: Who compiled the flow: the Metaflow user where the run's environment names none.
     """
 
@@ -125,6 +126,7 @@ class FlowModel:
     datastore_root: str
     settings: Mapping[str, str]
     withheld_settings: tuple[str, ...]
+    inert_decorators: tuple[str, ...]
     user: str
 
 

@@ -75,6 +75,9 @@ SECRET_SETTINGS = frozenset(
     )
 )
 
+# Decorators of a flow that its deployer or runner acts on, and that do nothing here.
+INERT_DECORATORS = frozenset({"schedule", "trigger", "trigger_on_finish", "exit_hook"})
+
 # How many hexadecimal digits tell the versions of a step's source apart.
 CODE_VERSION_LENGTH = 16
 
@@ -120,6 +123,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         datastore_root=_datastore_root(state),
         settings=settings,
         withheld_settings=withheld_settings,
+        inert_decorators=tuple(sorted({d.name for d in flow_decorators(state.flow)} & INERT_DECORATORS)),
         user=_user(),
     )
 

@@ -7,11 +7,14 @@ process, and idle in those that are no step of a Dagster run.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
 from step_wrapper import running
+
+if TYPE_CHECKING:
+    from step_wrapper.launch import Launch
 
 
 class DagsterInternalDecorator(StepDecorator):
@@ -37,8 +40,8 @@ class DagsterInternalDecorator(StepDecorator):
 
         click_context: Any = click.get_current_context()
         click_context.obj.metadata.add_sticky_tags(sys_tags=[f"dagster_run_id:{task.launch.dagster_run_id}"])
-        if task.launch.init is not None:
-            _init_run(flow, task.launch.init, click_context)
+        if task.launch.init is not None and not (task.launch.attempt and _has_parameters(task.launch, click_context)):
+            _init_run(flow, task.launch, click_context)
 
     def task_pre_step(
         self,
@@ -89,15 +92,32 @@ class DagsterInternalDecorator(StepDecorator):
             running.current.tell(running.CODE_ENDS)
 
 
-def _init_run(flow: Any, arguments: list[str], context: Any) -> None:
-    """Store a run's parameters, as Metaflow's `init` command does."""
+def _has_parameters(launch: Launch, context: Any) -> bool:
+    """Whether an earlier attempt has stored the parameters, which stay the same for the whole run."""
+    from metaflow.datastore.exceptions import DataException
+
+    run_id, _, task_id = launch.parameters.split("/")
+    try:
+        context.obj.flow_datastore.get_task_datastore(run_id, "_parameters", task_id)
+    except DataException:
+        return False
+    return True
+
+
+def _init_run(flow: Any, launch: Launch, context: Any) -> None:
+    """Begin a run as Metaflow does: store its parameters by the `init` command, and call it the latest one."""
+    from metaflow.util import write_latest_run_id
+
     state = copy.copy(context.obj)
     # a flow of its own, since storing the parameters leaves marks on the one that the step will run
     state.flow = flow.__class__(use_cli=False)
     state.package = None
     init = context.find_root().command.get_command(context, "init")
-    with init.make_context("init", list(arguments), parent=context, obj=state) as init_context:
+    with init.make_context("init", list(launch.init or ()), parent=context, obj=state) as init_context:
         init.invoke(init_context)
+    if launch.datastore == "local":
+        # where `python flow.py resume` and others find the run that they go on with
+        write_latest_run_id(state, launch.run_id)
 
 
 def _register_dagster_run(

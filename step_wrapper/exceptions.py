@@ -15,6 +15,8 @@ MAX_FRAMES = 40
 # How many exceptions of a chain (`raise ... from ...`) are told.
 MAX_CHAIN = 5
 MAX_MESSAGE_CHARACTERS = 2_000
+# What Metaflow's @timeout adds to its message: a stack that begins with the frames of whoever runs the step.
+TIMEOUT_STACK = "\nStack when the timeout was raised:"
 
 
 def described(error: BaseException) -> str:
@@ -22,7 +24,7 @@ def described(error: BaseException) -> str:
     format_message = getattr(error, "format_message", None)
     if callable(format_message):  # click's errors name the option there alone
         return f"{type(error).__name__}: {format_message()}"
-    return "".join(traceback.format_exception_only(error)).strip()
+    return "".join(traceback.format_exception_only(error)).partition(TIMEOUT_STACK)[0].strip()
 
 
 def user_traceback(error: BaseException) -> str:
@@ -30,7 +32,7 @@ def user_traceback(error: BaseException) -> str:
     shown = skip_framework(error.__traceback__)
     if shown is None:
         return ""
-    return "".join(traceback.format_exception(type(error), error, shown)).rstrip()
+    return "".join(traceback.format_exception(type(error), error, shown)).partition(TIMEOUT_STACK)[0].rstrip()
 
 
 def serialized(error: BaseException, depth: int = MAX_CHAIN) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def serialized(error: BaseException, depth: int = MAX_CHAIN) -> dict[str, Any]:
 
 def _message(error: BaseException) -> str:
     try:
-        return "\n".join([str(error), *map(str, getattr(error, "__notes__", ()))])
+        text = str(error).partition(TIMEOUT_STACK)[0]
+        return "\n".join([text, *map(str, getattr(error, "__notes__", ()))])
     except Exception as broken:
         return f"<its message can't be shown: {type(broken).__name__}>"
 

@@ -65,6 +65,11 @@ class Launch:
         """The Metaflow tags of the run."""
         return self._values("--tag")
 
+    @property
+    def parameters(self) -> str:
+        """The task that holds the parameters of a new run, `run_id/_parameters/task_id`."""
+        return next(iter(self._values("--input-paths")))
+
     def _values(self, option: str) -> list[str]:
         return [argument.partition("=")[2] for argument in self.command if argument.startswith(f"{option}=")]
 

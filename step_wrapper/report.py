@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.datastore import FlowDataStore
 from metaflow.event_logger import NullEventLogger
+from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.mflog import RUNTIME_LOG_SOURCE
@@ -168,12 +169,13 @@ def _register(datastore: FlowDataStore, launch: Launch) -> None:
     provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
     if launch.datastore == "local":
         LocalStorage.datastore_root = launch.datastore_root
-    if provider_class.get_object("task", "self", None, None, launch.flow, launch.run_id, launch.step, launch.task_id):
-        return
     attempt: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
-    attempt.init_task()
+    if not attempt.has_metadata(attempt.METADATA_ATTEMPT_SUFFIX):
+        attempt.init_task()
+    if provider_class.get_object("task", "self", None, None, launch.flow, launch.run_id, launch.step, launch.task_id):
+        return
     flow = types.SimpleNamespace(name=launch.flow)
     provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
     provider.add_sticky_tags(tags=launch.tags)
@@ -208,4 +210,6 @@ def _failure(launch: Launch, outcome: Outcome, stderr: str, task: RunningTask | 
         "traceback": "" if error is None else shortened(exceptions.user_traceback(error), MAX_TEXT_CHARACTERS),
         "exception": None if error is None else exceptions.serialized(error),
         "stderr": shortened(stderr, MAX_TEXT_CHARACTERS),
+        # as in `metaflow.runtime`, what no retry can mend
+        "allow_retries": outcome.wrong_transition is None and outcome.exit_status != METAFLOW_EXIT_DISALLOW_RETRY,
     }

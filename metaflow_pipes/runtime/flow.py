@@ -25,6 +25,7 @@ USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
 NO_USERS = ("", "root")
 # The folder of Metaflow's local datastore (`metaflow.metaflow_config`).
 LOCAL_DATASTORE_FOLDER = ".metaflow"
+DATATOOLS_FOLDER = "data"
 
 
 class MetaflowFlowWarning(UserWarning):
@@ -159,6 +160,10 @@ class MetaflowFlow:
         root = Path(self.root)
         if self.datastore == "local" and root.name == LOCAL_DATASTORE_FOLDER:
             environment["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = str(root.parent)
+            if "METAFLOW_DATATOOLS_LOCALROOT" not in run_environment:
+                # where it is as long as that variable is not set: beside the runs
+                folder = self.settings.get("METAFLOW_DATATOOLS_SUFFIX", DATATOOLS_FOLDER)
+                environment["METAFLOW_DATATOOLS_LOCALROOT"] = str(root / folder)
         return environment
 
     def user_in(self, run_environment: Mapping[str, str]) -> str:

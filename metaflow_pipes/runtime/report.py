@@ -30,12 +30,14 @@ class TaskFailure:
         stderr: The end of stderr, or the empty string.
         exception: What the step's code raised, with its traceback, or None. It stands for the exception in the
             step's process: of a class of the same name, which is not that class.
+        allow_retries: Whether another attempt can end otherwise.
     """
 
     description: str
     traceback: str = ""
     stderr: str = ""
     exception: Exception | None = None
+    allow_retries: bool = True
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _parse(message: Mapping[str, Any], pathspec: str, attempt: int, made: dg.Mat
             traceback=str(failure["traceback"]),
             stderr=str(failure["stderr"]),
             exception=_exception(failure["exception"]),
+            allow_retries=bool(failure["allow_retries"]),
         ),
     )
 

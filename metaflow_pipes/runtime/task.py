@@ -130,8 +130,11 @@ def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRep
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
         logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
-        failure = dg.Failure(report.failure.description, metadata=report.failure_metadata(logs))
-        raise failure from report.failure.exception
+        raise dg.Failure(
+            report.failure.description,
+            metadata=report.failure_metadata(logs),
+            allow_retries=report.failure.allow_retries,
+        ) from report.failure.exception
     if report.is_cached:
         context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")
     else:

@@ -229,3 +229,15 @@ def test_settings_are_baked_and_secrets_are_named_but_left_out(project):
     assert '"METAFLOW_UI_URL": "https://ui.example.com"' in text
     result = execute(job_of(flows.folder / "defs.py"))
     assert result.success
+
+
+def test_decorators_without_effect_give_a_warning(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, schedule, step\n\n@schedule(daily=True)\nclass DailyFlow(FlowSpec):\n"
+        "    @step\n    def only(self):\n        pass\n\nif __name__ == '__main__':\n    DailyFlow()\n",
+    )
+    shown = flows.metaflow("flow.py", "dagster", "create", "defs.py").stdout
+    assert "@schedule of flow DailyFlow has no effect on Dagster" in shown
+    assert (flows.folder / "defs.py").is_file()

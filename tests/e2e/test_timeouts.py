@@ -18,6 +18,13 @@ def test_step_over_its_limit_is_ended_and_retried(project, how, at_most_seconds)
     assert result.success
     (failed,) = failures(result, "only")
     assert "Step only of flow TimeoutsFlow (attempt 0) timed out after 2 s" in failure_description(failed)
+    if how == "sleep":
+        # Metaflow's own timeout, without the stack of those who run the step
+        cause = failed.event_specific_data.error.cause.cause
+        assert cause.message == "metaflow.plugins.timeout_decorator.TimeoutException: " + (
+            "Step only timed out after 0 hours, 0 minutes, 2 seconds\n"
+        )
+        assert "timeouts.py" in cause.stack[0]
     if how == "children":
         pids = [int(pid) for pid in (flows.folder / "pids").read_text().split()]
         assert len(pids) == 2
