@@ -39,7 +39,7 @@ class DagsterInternalDecorator(StepDecorator):
         from metaflow._vendor import click
 
         click_context: Any = click.get_current_context()
-        click_context.obj.metadata.add_sticky_tags(sys_tags=[f"dagster_run_id:{task.launch.dagster_run_id}"])
+        click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.system_tags)
         if task.launch.init is not None and not (task.launch.attempt and _has_parameters(task.launch, click_context)):
             _init_run(flow, task.launch, click_context)
 

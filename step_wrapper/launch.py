@@ -66,6 +66,11 @@ class Launch:
         return self._values("--tag")
 
     @property
+    def system_tags(self) -> list[str]:
+        """The system tags of the task, and of a run that it is the first one of."""
+        return [f"dagster_run_id:{self.dagster_run_id}"]
+
+    @property
     def parameters(self) -> str:
         """The task that holds the parameters of a new run, `run_id/_parameters/task_id`."""
         return next(iter(self._values("--input-paths")))

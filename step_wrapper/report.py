@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 from metaflow.datastore import FlowDataStore
-from metaflow.event_logger import NullEventLogger
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
-from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.mflog import RUNTIME_LOG_SOURCE
-from metaflow.monitor import NullMonitor
-from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
-from metaflow.plugins.datastores.local_storage import LocalStorage
+from metaflow.plugins import DATASTORES
 
 from step_wrapper import exceptions
 from step_wrapper.exceptions import shortened
 from step_wrapper.logs import STREAMS, log_path, tail
 from step_wrapper.metadata import TaskFacts, data_version, task_metadata
+from step_wrapper.registration import register_attempt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +67,7 @@ def report(
             inherited, has_cards = (None, True) if task is None else (task.inherited, task.has_cards)
             _report_metadata(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
         else:
-            _register(datastore, launch)
+            register_attempt(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
@@ -162,25 +158,6 @@ def _with_transition(outcome: Outcome, task: RunningTask | None, stored: Any) ->
 
 def _steps(names: list[str]) -> str:
     return ", ".join(names) or "no step"
-
-
-def _register(datastore: FlowDataStore, launch: Launch) -> None:
-    """Make a task known to Metaflow that failed before Metaflow itself could, so that its logs are found."""
-    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
-    if launch.datastore == "local":
-        LocalStorage.datastore_root = launch.datastore_root
-    attempt: Any = datastore.get_task_datastore(
-        launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
-    )
-    if not attempt.has_metadata(attempt.METADATA_ATTEMPT_SUFFIX):
-        attempt.init_task()
-    if provider_class.get_object("task", "self", None, None, launch.flow, launch.run_id, launch.step, launch.task_id):
-        return
-    flow = types.SimpleNamespace(name=launch.flow)
-    provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
-    provider.add_sticky_tags(tags=launch.tags)
-    provider.register_run_id(launch.run_id)
-    provider.register_task_id(launch.run_id, launch.step, launch.task_id, launch.attempt)
 
 
 def _datastore(launch: Launch) -> FlowDataStore:

@@ -76,9 +76,10 @@ def test_attempt_that_fails_before_metaflow_begins_is_an_attempt_of_the_task(pro
     flows.write("helper.py", "raise ImportError('helper is broken')\n")
     result = execute(job_of(definitions))
     assert len(failures(result, "only")) == 2
-    pathspec = flows.run_of(result)["only"].task.pathspec
+    task = flows.run_of(result)["only"].task
+    assert task.current_attempt == 1
     for attempt in (0, 1):
-        assert "helper is broken" in metaflow.Task(pathspec, attempt=attempt).stderr
+        assert "helper is broken" in metaflow.Task(task.pathspec, attempt=attempt).stderr
 
 
 @pytest.mark.parametrize(("code", "attempts"), [("return", 1), ("sys.exit(202)", 1), ("os._exit(3)", 2)])
