@@ -76,8 +76,13 @@ def test_reexecution_runs_what_failed_and_what_hangs_below(project, breaks, tmp_
         flows.write("ready", "")
         notes.unlink()
         options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
-        assert dg.execute_job(job, instance, reexecution_options=options).success
+        second = dg.execute_job(job, instance, reexecution_options=options)
+        assert second.success
+        messages = [entry.user_message for entry in instance.all_logs(second.run_id)]
     after = notes.read_text().split()
+    # the iterations before the one that failed
+    cached = [message for message in messages if "its result is cached" in message]
+    assert len(cached) == (1 if breaks == "loop-1" else 0)
     assert breaks in after
     everything = {
         *(
