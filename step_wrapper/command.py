@@ -49,6 +49,12 @@ def run_step(
     Returns:
         The exit code: 0 if the task is done, else 1.
     """
+    if launch.ended_with is not None:
+        from step_wrapper.report import report_stored
+
+        is_done = report_stored(launch, context)
+        control.sendall(REPORTED)
+        return 0 if is_done else 1
     if launch.done_as:
         from step_wrapper.report import report_if_done
 

@@ -31,6 +31,8 @@ class Launch:
         iteration: The iteration of a recursive step, from 0, or None.
         done_as: Ids of tasks any of which, if it is done, is reported in place of running this one.
         asset_key: The key of the Dagster asset that the task's metadata is reported for, as Pipes writes keys.
+        ended_with: The exit code of the attempt's supervisor, if it has ended without a report, so that what is stored
+            of the attempt is to be reported; None if the attempt is to be run.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -51,6 +53,7 @@ class Launch:
     iteration: int | None
     done_as: list[str]
     asset_key: str
+    ended_with: int | None
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str

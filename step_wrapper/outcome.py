@@ -52,14 +52,15 @@ class Outcome:
         if self.exception is not None:
             return f"failed: {self.exception}"
         if self.exit_status < 0:
-            return f"was killed by {_signal(-self.exit_status)}"
+            return f"was killed by {signal_name(-self.exit_status)}"
         if self.exit_status == 0:
             return "ended with exit code 0 before Metaflow had recorded it as done: does it call sys.exit or os._exit?"
         hint = f": {last_error_line}" if last_error_line else ""
         return f"failed with exit code {self.exit_status}{hint}"
 
 
-def _signal(number: int) -> str:
+def signal_name(number: int) -> str:
+    """A signal's number and name, with what usually lies behind it."""
     try:
         name = signal.Signals(number)
     except ValueError:

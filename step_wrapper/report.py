@@ -10,12 +10,14 @@ from metaflow.datastore import FlowDataStore
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.mflog import RUNTIME_LOG_SOURCE
+from metaflow.mflog.mflog import merge_logs
 from metaflow.plugins import DATASTORES
 
 from step_wrapper import exceptions
 from step_wrapper.exceptions import shortened
 from step_wrapper.logs import STREAMS, log_path, tail
 from step_wrapper.metadata import TaskFacts, data_version, task_metadata
+from step_wrapper.outcome import Outcome, signal_name
 from step_wrapper.registration import register_attempt
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from dagster_pipes import PipesContext
 
     from step_wrapper.launch import Launch
-    from step_wrapper.outcome import Outcome
     from step_wrapper.running import RunningTask
 
 # How many lines of stderr go along with a failure.
@@ -72,8 +73,35 @@ def report(
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
     failure = None if is_done else _failure(launch, outcome, stderr, task)
-    _send(context, launch.task_id, outcome.duration_seconds, way, failure)
+    try:
+        _send(context, launch.task_id, outcome.duration_seconds, way, failure)
+    except Exception as error:
+        what = "that the task is done" if failure is None else f"that the step {failure['reason']}"
+        print(f"metaflow-pipes: could not report to Dagster {what}: {error!r}", file=sys.stderr)
     return is_done
+
+
+def report_stored(launch: Launch, context: PipesContext) -> bool:
+    """Report an attempt that has ended by what is stored of it, and return whether its task is done.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+    """
+    stored = _attempt(_datastore(launch), launch)
+    if _is_ok(stored):
+        _report_metadata(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
+        _send(context, launch.task_id, 0.0, _way(stored), None)
+        return True
+    logs = [log for _, log in stored.load_logs([RUNTIME_LOG_SOURCE], "stderr") if log]
+    lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
+    killed_by = -(launch.ended_with or 0)
+    because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
+    outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
+    _send(
+        context, launch.task_id, 0.0, dict(_NO_WAY), _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None)
+    )
+    return False
 
 
 def report_if_done(launch: Launch, context: PipesContext) -> bool:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import open_pipes_session
 
+from metaflow_pipes.runtime import orphans
+from metaflow_pipes.runtime.messages import MessageReader
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,17 +23,8 @@ if TYPE_CHECKING:
 # The supervisor gives the step 10 s to end itself, and then needs a moment to end it and to save its logs.
 TERMINATION_TIMEOUT_SECONDS = 14
 
-
-class _MessageReader(dg.PipesTempFileMessageReader):
-    """Dagster's reader of messages from a temporary file, without its warning in each op.
-
-    Dagster warns that the property it asks for is in preview, unless a reader answers for itself.
-    """
-
-    @property
-    def expected_writer_count(self) -> int:
-        """One: a step has one supervisor."""
-        return 1
+# The entry of an invocation's metadata for an exit code that is not 0.
+EXIT_CODE = "exit_code"
 
 
 class MetaflowPipesClient(dg.PipesSubprocessClient):
@@ -46,7 +40,8 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             the run when a step starts.
         cwd: The working directory of the steps; by default where the flow was compiled.
         context_injector: As for `dagster.PipesSubprocessClient`.
-        message_reader: As for `dagster.PipesSubprocessClient`.
+        message_reader: As for `dagster.PipesSubprocessClient`; by default one that no message can stop
+            (`metaflow_pipes.runtime.messages.MessageReader`).
     """
 
     def __init__(
@@ -60,7 +55,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             env=env,
             cwd=cwd,
             context_injector=context_injector,
-            message_reader=message_reader or _MessageReader(),
+            message_reader=message_reader or MessageReader(),
             termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS,
         )
 
@@ -85,7 +80,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             base_env: Variables that rank below those of the client, and above the run's environment.
 
         Returns:
-            What the process reported.
+            What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata.
 
         Raises:
             dagster.Failure: A variable of the run's environment that `env` names is not set.
@@ -97,10 +92,18 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             message_reader=self.message_reader,
             extras=extras,
         ) as session:
-            environment.update(session.get_bootstrap_env_vars())
+            bootstrap = session.get_bootstrap_env_vars()
+            environment.update(bootstrap)
+            orphans.end_with_run_worker()
             with self._supervised(command, environment, cwd or self.cwd) as process:
-                process.wait()
-        return dg.PipesClientCompletedInvocation(session)
+                exit_code = process.wait()
+            if exit_code < 0:
+                count = orphans.kill_orphans(process.pid, bootstrap)
+                context.log.warning(
+                    f"The supervisor of the step's process was killed by signal {-exit_code}"
+                    + (f", and {count} process(es) that it left behind have been killed." if count else ".")
+                )
+        return dg.PipesClientCompletedInvocation(session, {EXIT_CODE: exit_code} if exit_code else None)
 
     @contextlib.contextmanager
     def _supervised(
@@ -127,6 +130,12 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def exit_code_of(invocation: dg.PipesClientCompletedInvocation) -> int:
+    """The exit code of a process that has ended; a negative number is the signal that killed it."""
+    value = invocation.metadata.get(EXIT_CODE)
+    return value.value if isinstance(value, dg.IntMetadataValue) and value.value is not None else 0
 
 
 def _resolve(env: Mapping[str, str]) -> dict[str, str]:

@@ -131,8 +131,8 @@ def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
 
 def report_of(
     invocation: dg.PipesClientCompletedInvocation, pathspec: str, attempt: int, asset_key: dg.AssetKey
-) -> TaskReport:
-    """The report of a finished process; where it is missing or misshapen, a failure that says so.
+) -> TaskReport | None:
+    """The report of a finished process, or None if it is missing or misshapen.
 
     Args:
         invocation: The finished process.
@@ -148,6 +148,16 @@ def report_of(
             return _parse(message["metaflow_task"], pathspec, attempt, made)
         except (KeyError, TypeError, ValueError):
             continue
+    return None
+
+
+def no_report(pathspec: str, attempt: int) -> TaskReport:
+    """A failure in place of the report of a process that has left none.
+
+    Args:
+        pathspec: The task that it ran.
+        attempt: The attempt that it ran.
+    """
     what_happened = "its process ended without a report: it was killed, or could not start. See the step's stderr."
     return TaskReport(pathspec, attempt, failure=TaskFailure(f"{_subject(pathspec, attempt)} failed: {what_happened}"))
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from metaflow_pipes.runtime.assets import passed_on
+from metaflow_pipes.runtime.client import exit_code_of
 from metaflow_pipes.runtime.ids import earlier_ids, new_run_id, reexecution_mark, step_key, task_id_of
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
-from metaflow_pipes.runtime.report import report_of
+from metaflow_pipes.runtime.report import no_report, report_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,47 +84,56 @@ def run_task(
     pathspec = f"{flow.name}/{run_id}/{step}/{task_id}{mark}"
     parameters_id = f"parameters{mark}"
     context.log.info(f"Attempt {attempt} of Metaflow task {pathspec} starts.")
-    invocation = pipes.run(
-        context=context,
-        command=[sys.executable, "-m", "step_wrapper", pathspec],
-        extras={
-            "metaflow": {
-                "flow": flow.name,
-                "run_id": run_id,
-                "step": step,
-                "task_id": task_id + mark,
-                "attempt": attempt,
-                "command": [
-                    *flow.step_command(
-                        step,
-                        run_id,
-                        task_id + mark,
-                        inputs.paths or [f"{run_id}/_parameters/{parameters_id}"],
-                        attempt,
-                        options.user_code_retries,
-                    ),
-                    *inputs.arguments,
-                ],
-                "init": None if inputs.paths else flow.init_command(run_id, parameters_id, context.op_config or {}),
-                "configs": flow.configs,
-                "datastore": flow.datastore,
-                "datastore_root": flow.root,
-                "timeout_seconds": options.timeout_seconds,
-                "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
-                "iteration": iteration,
-                "done_as": [] if iteration is None else earlier_ids(context, run_id, task_id),
-                "asset_key": flow.asset_key(step).to_escaped_user_string(),
-                "step_key": step_key(context),
-            }
-        },
-        base_env={**flow.environment(os.environ), **inputs.environment},
-        # Metaflow's own runner sets these two last as well
-        env={**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id},
-        cwd=pipes.cwd or flow.folder,
-    )
-    for materialization in passed_on(invocation.get_results(implicit_materializations=False), flow.asset_key(step)):
-        context.log_event(materialization)
-    return _outcome(context, flow, report_of(invocation, pathspec, attempt, flow.asset_key(step)))
+    launch = {
+        "flow": flow.name,
+        "run_id": run_id,
+        "step": step,
+        "task_id": task_id + mark,
+        "attempt": attempt,
+        "command": [
+            *flow.step_command(
+                step,
+                run_id,
+                task_id + mark,
+                inputs.paths or [f"{run_id}/_parameters/{parameters_id}"],
+                attempt,
+                options.user_code_retries,
+            ),
+            *inputs.arguments,
+        ],
+        "init": None if inputs.paths else flow.init_command(run_id, parameters_id, context.op_config or {}),
+        "configs": flow.configs,
+        "datastore": flow.datastore,
+        "datastore_root": flow.root,
+        "timeout_seconds": options.timeout_seconds,
+        "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
+        "iteration": iteration,
+        "done_as": [] if iteration is None else earlier_ids(context, run_id, task_id),
+        "asset_key": flow.asset_key(step).to_escaped_user_string(),
+        "step_key": step_key(context),
+        "ended_with": None,
+    }
+    environment = {**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id}
+
+    def launched(launch: Mapping[str, Any]) -> tuple[TaskReport | None, int]:
+        invocation = pipes.run(
+            context=context,
+            command=[sys.executable, "-m", "step_wrapper", pathspec],
+            extras={"metaflow": launch},
+            base_env={**flow.environment(os.environ), **inputs.environment},
+            env=environment,
+            cwd=pipes.cwd or flow.folder,
+        )
+        results = invocation.get_results(implicit_materializations=False)
+        for materialization in passed_on(results, flow.asset_key(step)):
+            context.log_event(materialization)
+        return report_of(invocation, pathspec, attempt, flow.asset_key(step)), exit_code_of(invocation)
+
+    report, exit_code = launched(launch)
+    if report is None:
+        context.log.warning(f"No report of Metaflow task {pathspec} has arrived. What is stored of it is reported.")
+        report, _ = launched({**launch, "ended_with": exit_code})
+    return _outcome(context, flow, report or no_report(pathspec, attempt))
 
 
 def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:

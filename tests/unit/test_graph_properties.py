@@ -266,7 +266,9 @@ class StubClient(MetaflowPipesClient):
             "control_tasks": [],
             "failure": None,
         }
-        return SimpleNamespace(get_custom_messages=lambda: [{"metaflow_task": report}], get_results=lambda **_: [])
+        return SimpleNamespace(
+            get_custom_messages=lambda: [{"metaflow_task": report}], get_results=lambda **_: [], metadata={}
+        )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,129 @@
+"""Reads what a step reports through Pipes. It comes from outside: whatever it is, it breaks nothing here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster_pipes import PipesDefaultMessageWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster import PipesMessageHandler
+    from dagster_pipes import PipesParams
+
+# How long a message may wait before it is read while the step runs.
+POLL_SECONDS = 0.1
+# Dagster keeps what is reported for ever, and loads it with its run.
+MAX_MESSAGE_BYTES = 1_000_000
+MAX_WARNING_CHARACTERS = 500
+CHUNK_BYTES = 1 << 20
+
+
+class MessageReader(dg.PipesMessageReader):
+    """Reads the messages of one process from a file in a private temporary folder.
+
+    `dagster.PipesTempFileMessageReader` stops reading at the first message that it can't use, takes a half-written
+    line for one, and looks a hundred times a second. This one says what it could not use, and goes on.
+    """
+
+    @property
+    def expected_writer_count(self) -> int:
+        """One: a step has one supervisor."""
+        return 1
+
+    @contextlib.contextmanager
+    def read_messages(self, handler: PipesMessageHandler) -> Iterator[PipesParams]:
+        """Read messages as long as the context is open, and those that are there when it is closed.
+
+        Args:
+            handler: Takes the messages.
+
+        Yields:
+            Where the process writes its messages, as `dagster_pipes.PipesDefaultMessageWriter` takes it.
+        """
+        with tempfile.TemporaryDirectory(prefix="metaflow-pipes-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "messages")
+            path.touch(mode=0o600)
+            is_closed = threading.Event()
+            reader = threading.Thread(target=_read_all, args=(path, handler, is_closed), daemon=True)
+            reader.start()
+            try:
+                yield {
+                    PipesDefaultMessageWriter.FILE_PATH_KEY: str(path),
+                    PipesDefaultMessageWriter.INCLUDE_STDIO_IN_MESSAGES_KEY: False,
+                }
+            finally:
+                is_closed.set()
+                reader.join()
+
+    def no_messages_debug_text(self) -> str:
+        """Where messages were looked for."""
+        return "Attempted to read messages from a temporary file."
+
+
+def _read_all(path: Path, handler: PipesMessageHandler, is_closed: threading.Event) -> None:
+    lines = _Lines(path)
+    is_last = False
+    while not is_last:
+        is_last = is_closed.wait(POLL_SECONDS)
+        for line in lines.new(is_last=is_last):
+            _handle(line, handler)
+
+
+class _Lines:
+    """The lines of a file that grows, and that the step could delete, replace, cut or flood.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._inode: int | None = None
+        self._position = 0
+        self._partial = b""
+
+    def new(self, *, is_last: bool) -> Iterator[bytes]:
+        """The lines that have been completed since the last call; in the last call also one that has not.
+
+        Of a line that is too long, its first part and its last one are given, so that neither is a message.
+        """
+        with contextlib.suppress(OSError):
+            for chunk in self._chunks():
+                *lines, self._partial = (self._partial + chunk).split(b"\n")
+                yield from filter(None, lines)
+                if len(self._partial) > MAX_MESSAGE_BYTES:
+                    yield self._partial
+                    self._partial = b"..."
+        if is_last and self._partial:
+            yield self._partial
+
+    def _chunks(self) -> Iterator[bytes]:
+        stat = self._path.stat()
+        if stat.st_ino != self._inode or stat.st_size < self._position:
+            self._inode, self._position, self._partial = stat.st_ino, 0, b""
+        if stat.st_size == self._position:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            while chunk := file.read(CHUNK_BYTES):
+                self._position += len(chunk)
+                yield chunk
+
+
+def _handle(line: bytes, handler: PipesMessageHandler) -> None:
+    try:
+        if len(line) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"it is longer than {MAX_MESSAGE_BYTES} bytes")
+        handler.handle_message(json.loads(line))
+    except Exception as error:
+        text = f"A message that the step sent to Dagster can't be used: {type(error).__name__}: {error}"
+        warning: Any = {"method": "log", "params": {"message": text[:MAX_WARNING_CHARACTERS], "level": "warning"}}
+        handler.handle_message(warning)

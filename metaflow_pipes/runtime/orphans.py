@@ -1,0 +1,67 @@
+"""What must not outlive its reason to run: ops without their run worker, and steps without their supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@functools.cache
+def end_with_run_worker() -> None:
+    """From now on, end this process as soon as the one that has started it for an op dies.
+
+    Dagster's multiprocess executor ends its processes when it is interrupted, but can't when it is killed. With this
+    process ends its step, which reads a pipe that this process holds.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True, name="run-worker-watch").start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    # nobody is left who would take what this process could still say
+    os._exit(1)
+
+
+def kill_orphans(session: int, environment: Mapping[str, str]) -> int:
+    """Kill what a supervisor that was killed has left behind, and return how many processes that were (Linux only).
+
+    They are in its session, or they have left that and can be told by their environment.
+
+    Args:
+        session: The process id of the supervisor, which led a session.
+        environment: Variables that no other process has with these values.
+    """
+    marks = [f"{name}={value}".encode() for name, value in environment.items()]
+    killed: set[int] = set()
+    while found := _orphans(session, marks) - killed:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+    return len(killed)
+
+
+def _orphans(session: int, marks: list[bytes]) -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # the name of the program, in brackets, may hold anything; behind it come state, parent, group and session
+            state, _, _, its_session = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+            is_ours = int(its_session) == session or not set(marks).isdisjoint(
+                (entry / "environ").read_bytes().split(b"\0")
+            )
+            if is_ours and state != b"Z":
+                found.add(int(entry.name))
+    return found
