@@ -18,7 +18,7 @@ _VALUE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|\beyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\."  # JSON web tokens
     r"|\b[Bb]earer\s+[A-Za-z0-9_\-.=]{16,}"
-    r"|[a-z][a-z0-9+.\-]*://[^/\s:@]*:[^/\s@]+@"  # user and password in a URL
+    r"|\b[a-z][a-z0-9+.\-]{0,20}://[^/\s:@]*:[^/\s@]+@"  # user and password in a URL
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from support import Project, execute, failure_description, failures, is_running, job_of, values_of
+from support import Project, execute, failure_description, failures, job_of, values_of
 
 from metaflow_pipes.runtime import MetaflowFlowWarning
 
@@ -171,36 +171,6 @@ def test_missing_flow_gives_a_warning_when_loaded_and_a_clear_failure(project):
     assert "Compile the flow again" in failure_description(failed)
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("os._exit(0)", "exit code 0 before Metaflow had recorded it as done"),
-        ("sys.exit(0)", "exit code 0 before Metaflow had recorded it as done"),
-        ("sys.exit(3)", "exit code 3"),
-        ("os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL): out of memory?"),
-        ("os.kill(os.getpid(), 11)", "killed by signal 11 (SIGSEGV): segmentation fault"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("self.lock = __import__('threading').Lock()", "lock"),
-        ("raise ValueError('line one\\nline two')", "ValueError: line one\nline two"),
-    ],
-)
-def test_step_that_does_not_end_well_fails_and_says_why(project, code, reason):
-    flows: Project = project()
-    flows.write(
-        "flow.py",
-        "import os, sys\nfrom metaflow import FlowSpec, step\n\n"
-        "class CrashFlow(FlowSpec):\n    @step\n    def only(self):\n        print('last words')\n"
-        f"        {code}\n\nif __name__ == '__main__':\n    CrashFlow()\n",
-    )
-    result = flows.run("flow.py")
-    assert not result.success
-    (failed,) = failures(result, "only")
-    assert reason in failure_description(failed)
-    assert "Step only of flow CrashFlow (attempt 0)" in failure_description(failed)
-    assert flows.run_of(result)["only"].task.stdout == "last words\n"
-    assert not flows.run_of(result).successful
-
-
 def _flow(body: str, header: str = "") -> str:
     return (
         f"{header}import os, sys\nfrom metaflow import FlowSpec, step\n\n"
@@ -297,15 +267,6 @@ def test_multiprocessing_in_a_step(project, method):
     assert "left running" not in task.stderr
 
 
-def test_step_that_closes_all_descriptors(project):
-    flows: Project = project()
-    flows.write("flow.py", _flow("        os.closerange(3, 1000)\n        self.x = 1"))
-    assert flows.run("flow.py").success
-    flows.write("flow.py", _flow("        os.closerange(3, 1000)\n        raise ValueError('after closing')"))
-    (failed,) = failures(flows.run("flow.py"), "start")
-    assert "ValueError: after closing" in failure_description(failed)
-
-
 def test_step_can_talk_to_dagster_through_pipes(project):
     flows: Project = project()
     body = "        from dagster_pipes import PipesContext\n        PipesContext.get().log.info('hello from the step')"
@@ -314,54 +275,3 @@ def test_step_can_talk_to_dagster_through_pipes(project):
         result = execute(flows.job("flow.py"), instance=instance)
         assert result.success
         assert "hello from the step" in [entry.user_message for entry in instance.all_logs(result.run_id)]
-
-
-def test_nothing_is_left_behind(project, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    flows: Project = project()
-    flows.write(
-        "flow.py",
-        "import subprocess, sys\nfrom metaflow import FlowSpec, step\n\n"
-        "class LeavingFlow(FlowSpec):\n    @step\n    def only(self):\n"
-        "        daemon = subprocess.Popen(['sleep', '60'], start_new_session=True)\n        self.pid = daemon.pid\n\n"
-        "if __name__ == '__main__':\n    LeavingFlow()\n",
-    )
-    descriptors = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else None
-    result = flows.run("flow.py")
-    assert result.success
-    assert not is_running(flows.run_of(result).data.pid)
-    assert [name for name in os.listdir(temporary) if name.startswith("metaflow-step")] == []
-    if descriptors is not None:
-        assert len(os.listdir("/proc/self/fd")) <= len(descriptors) + 1
-
-
-def test_step_ends_when_the_process_of_its_op_is_killed(project):
-    flows: Project = project()
-    flows.write(
-        "flow.py",
-        "import os, time\nfrom metaflow import FlowSpec, step\n\n"
-        "class EndlessFlow(FlowSpec):\n    @step\n    def only(self):\n        print('running', flush=True)\n"
-        "        open('pid', 'w').write(str(os.getpid()))\n        time.sleep(120)\n\n"
-        "if __name__ == '__main__':\n    EndlessFlow()\n",
-    )
-    definitions = flows.compile("flow.py", "--executor", "in_process")
-    process = subprocess.Popen(
-        [DAGSTER, "job", "execute", "-f", str(definitions), "-j", "EndlessFlow"],
-        cwd=flows.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    pid_file = flows.folder / "pid"
-    give_up_at = time.monotonic() + 60
-    while not (pid_file.exists() and pid_file.read_text()):
-        assert time.monotonic() < give_up_at
-        time.sleep(0.1)
-    process.kill()
-    pid = int(pid_file.read_text())
-    give_up_at = time.monotonic() + 5
-    while is_running(pid):
-        assert time.monotonic() < give_up_at, "the step outlived the Dagster process"
-        time.sleep(0.1)

@@ -54,3 +54,9 @@ def test_values_of_credentials(value):
 @pytest.mark.parametrize("value", ["s3://bucket/path", "https://host:443/a@b", "hello", 3, None, True])
 def test_other_values(value):
     assert not looks_like_credential("SETTING", value)
+
+
+def test_large_values_are_looked_at_in_no_time():
+    # a search that goes back and forth in them would take minutes
+    assert not looks_like_credential("BIG", "abcdefgh" * 250_000)
+    assert looks_like_credential("BIG", "abcdefgh " * 250_000 + "postgresql://user:pw@host/db")
