@@ -41,6 +41,8 @@ LEFTOVER_GRACE_SECONDS = 1
 HEAD_START_SECONDS = 3
 # @timeout limits the step's code. Starting up and storing artifacts may take this much longer than that limit.
 OVERHEAD_SECONDS = 60
+# How long output may wait in its pipe for more to come.
+GATHER_SECONDS = 0.002
 # How long the outcome of a step that died may take to be stored and reported.
 POST_MORTEM_SECONDS = 60
 
@@ -165,9 +167,13 @@ class Supervisor:
                 self._on_deadline()
 
     def _on_output(self, log: StreamLog) -> None:
-        if log.pump() == 0:
+        taken = log.pump()
+        if taken == 0:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(log.pipe)
+        elif taken is not None and log.has_room_after(taken):
+            # waking up for each of a million short lines would take a CPU, and time from the step
+            time.sleep(GATHER_SECONDS)
 
     def _on_message(self) -> None:
         message = self._control.recv(1)
