@@ -8,22 +8,22 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from metaflow.datastore import FlowDataStore
 from metaflow.event_logger import NullEventLogger
 from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.metaflow_environment import MetaflowEnvironment
-from metaflow.mflog import RUNTIME_LOG_SOURCE
 from metaflow.monitor import NullMonitor
-from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
+from metaflow.plugins import METADATA_PROVIDERS
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
-from step_wrapper.logs import STREAMS, log_path, tail
+from step_wrapper.datastore import open_datastore, save_logs
+from step_wrapper.logs import log_path, tail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from dagster_pipes import PipesContext
+    from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
     from step_wrapper.outcome import Outcome
@@ -58,8 +58,9 @@ def report(
     """
     is_done, facts = False, dict(_NO_FACTS)
     try:
-        datastore = _datastore(launch)
-        _save_logs(datastore, launch, outcome, folder)
+        datastore = open_datastore(launch)
+        save_logs(datastore, launch, folder)
+        _save_runtime(datastore, launch, outcome)
         stored = _attempt(datastore, launch, launch.attempt)
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, task, stored)
@@ -83,7 +84,7 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
         launch: The attempt that would run now.
         context: The open Pipes session.
     """
-    datastore = _datastore(launch)
+    datastore = open_datastore(launch)
     for task_id in launch.done_as:
         for attempt in reversed(range(MAX_ATTEMPTS)):
             stored = _attempt(datastore, dataclasses.replace(launch, task_id=task_id), attempt)
@@ -170,16 +171,10 @@ def _register(datastore: FlowDataStore, launch: Launch) -> None:
     provider.register_task_id(launch.run_id, launch.step, launch.task_id, launch.attempt)
 
 
-def _datastore(launch: Launch) -> FlowDataStore:
-    storage = next(storage for storage in DATASTORES if launch.datastore == storage.TYPE)
-    return FlowDataStore(launch.flow, storage_impl=storage, ds_root=launch.datastore_root)
-
-
-def _save_logs(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folder: Path) -> None:
+def _save_runtime(datastore: FlowDataStore, launch: Launch, outcome: Outcome) -> None:
     task: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
-    task.save_logs(RUNTIME_LOG_SOURCE, {stream: log_path(folder, stream) for stream in STREAMS})
     # as `metaflow.runtime.Worker` does at the end of each attempt
     runtime = {
         "return_code": outcome.exit_status,

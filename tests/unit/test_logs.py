@@ -1,4 +1,4 @@
-"""The file of a stream's log: in it, Metaflow finds the lines that the step wrote, whatever they are and however they come."""
+"""A stream's log: Metaflow finds in it the lines that the step wrote, whatever they are and however they come."""
 
 from __future__ import annotations
 
