@@ -32,6 +32,7 @@ ui: $(VENV)/installed-ui
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/foreach_growth.py
+	$(BIN)/python benchmarks/output.py
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metaflow-pipes needs Python 3.10 or newer; set PYTHON=")'

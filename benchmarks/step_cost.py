@@ -46,10 +46,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        bench = StepBenchmark(Path(folder))
-        costs = {name: [] for name in bench.launchers}
+        bench = StepBenchmark(Path(folder), "EmptyFlow", FLOW_SOURCE)
+        launchers = {
+            "start: python flow.py step": lambda: finish(bench.native("start", stdout=subprocess.DEVNULL)),
+            "start: metaflow-pipes": lambda: finish(bench.wrapped("start")),
+            "end: python flow.py step": lambda: finish(bench.native("end", stdout=subprocess.DEVNULL)),
+            "end: metaflow-pipes": lambda: finish(bench.wrapped("end")),
+        }
+        costs = {name: [] for name in launchers}
         for round_ in range(rounds + 1):
-            for name, launch in bench.launchers.items():
+            for name, launch in launchers.items():
                 cost = measure(launch)
                 if round_:  # the first round warms the caches
                     costs[name].append(cost)
@@ -71,15 +77,26 @@ def measure(launch) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
-class StepBenchmark:
-    """Launches the start and the end step of an empty flow in both ways."""
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a step, which is to be a success."""
+    assert process.wait() == 0
 
-    def __init__(self, folder: Path):
+
+class StepBenchmark:
+    """Launches the start and the end step of a flow in both ways.
+
+    Args:
+        folder: Where the flow and its datastore are.
+        name: The flow's name.
+        source: The flow file.
+    """
+
+    def __init__(self, folder: Path, name: str, source: str):
         self.folder = folder
-        file = folder / "empty_flow.py"
-        file.write_text(FLOW_SOURCE)
+        file = folder / "flow.py"
+        file.write_text(source)
         self.flow = MetaflowFlow(
-            name="EmptyFlow",
+            name=name,
             file=str(file),
             definitions_file=str(folder / "defs.py"),
             working_directory=str(folder),
@@ -90,16 +107,10 @@ class StepBenchmark:
             user="bench",
         )
         self.environment = {**os.environ, **self.flow.environment({}), "PYTHONUNBUFFERED": "x"}
-        self.launchers = {
-            "start: python flow.py step": lambda: self.native("start"),
-            "start: metaflow-pipes": lambda: self.wrapped("start"),
-            "end: python flow.py step": lambda: self.native("end"),
-            "end: metaflow-pipes": lambda: self.wrapped("end"),
-        }
         self.run_ids = {"native": "", "wrapped": ""}
 
-    def native(self, step: str) -> None:
-        """Launch a step as Metaflow's runner does."""
+    def native(self, step: str, **options) -> subprocess.Popen[bytes]:
+        """Launch a step as Metaflow's runner does, with options for its process."""
         command = self._command("native", step)
         command.remove("--with=dagster_internal")
         if step == "start":
@@ -114,16 +125,14 @@ class StepBenchmark:
                 env=self.environment,
                 check=True,
             )
-        subprocess.run(
-            [sys.executable, *command], env=self.environment, cwd=self.folder, check=True, capture_output=True
-        )
+        return subprocess.Popen([sys.executable, *command], env=self.environment, cwd=self.folder, **options)
 
-    def wrapped(self, step: str) -> None:
-        """Launch a step as an op does."""
+    def wrapped(self, step: str, **options) -> subprocess.Popen[bytes]:
+        """Launch a step as an op does, with options for its process."""
         command = self._command("wrapped", step)
         run_id = self.run_ids["wrapped"]
         launch = {
-            "flow": "EmptyFlow", "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
+            "flow": self.flow.name, "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
             "init": self.flow.init_command(run_id, "p", {}) if step == "start" else None, "configs": {},
             "datastore": "local", "datastore_root": self.flow.root, "timeout_seconds": None, "step_key": step,
             "done_as": [], "log_level": 30, "iteration": None, "asset_key": f"EmptyFlow/{step}", "ended_with": None,
@@ -137,10 +146,9 @@ class StepBenchmark:
             "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(context)}),
             "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
         }
-        command = [sys.executable, "-m", "step_wrapper", f"EmptyFlow/{run_id}/{step}/{step}"]
+        command = [sys.executable, "-m", "step_wrapper", f"{self.flow.name}/{run_id}/{step}/{step}"]
         # standard input stays open: its end would tell the wrapper that the op has died
-        process = subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE)
-        assert process.wait() == 0
+        return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE, **options)
 
     def _command(self, kind: str, step: str) -> list[str]:
         if step == "start":
@@ -176,7 +184,7 @@ def pipes_context(extras: dict) -> dict:
     return {
         "asset_keys": None, "code_version_by_asset_key": None, "provenance_by_asset_key": None,
         "partition_key": None, "partition_key_range": None, "partition_time_window": None,
-        "run_id": str(uuid.uuid4()), "job_name": "EmptyFlow", "retry_number": 0, "extras": extras,
+        "run_id": str(uuid.uuid4()), "job_name": "Benchmark", "retry_number": 0, "extras": extras,
     }  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 18
+# What a pipe holds, and what it is made to hold where that proves too little.
+PIPE_BYTES = 1 << 16
+LARGE_PIPE_BYTES = 1 << 20
 # How much of a log's end is read for a tail.
 TAIL_BYTES = 1 << 16
 STREAMS = ("stdout", "stderr")
+# Lines of the same time are ordered by their ids, so these count upwards; a new time starts them again.
+_IDS = [b"|%03d]" % number for number in range(1000)]
 
 
 class StreamLog:
@@ -28,11 +35,13 @@ class StreamLog:
     """
 
     def __init__(self, name: str, pipe: int, passes_to: int, folder: Path):
+        self.name = name
         self.pipe = pipe
+        self._pipe_bytes = PIPE_BYTES
         self._passes_to = passes_to
         self._file = log_path(folder, name).open("wb")
-        self._partial_line: list[bytes] = []
-        self._lines = 0
+        self._is_in_line = False
+        self._last_time = 0
         os.set_blocking(pipe, False)
 
     def pump(self) -> int | None:
@@ -46,28 +55,33 @@ class StreamLog:
             return None
         if not chunk:
             return 0
+        if len(chunk) > self._pipe_bytes // 2:
+            self._enlarge_pipe()
         with contextlib.suppress(OSError):
             _write_all(self._passes_to, chunk)
-        first, *others = chunk.split(b"\n")
-        self._partial_line.append(first)
-        if others:
-            *lines, last = others
-            lines.insert(0, b"".join(self._partial_line))
-            self._partial_line = [last]
-            with contextlib.suppress(OSError):
-                self._keep(lines)
+        with contextlib.suppress(OSError):
+            self._keep(chunk)
         return len(chunk)
+
+    def has_room_after(self, taken: int) -> bool:
+        """Whether the step writes so little at a time that its pipe can be left alone for a moment.
+
+        Args:
+            taken: The size of the last chunk.
+        """
+        return taken < self._pipe_bytes // 4
 
     def drain(self) -> None:
         """Take what is in the pipe now, and write the file to its end."""
         while self.pump():
             pass
+        self.flush()
+
+    def flush(self) -> int:
+        """Have all that was taken in the file, and return the file's size in bytes."""
         with contextlib.suppress(OSError):
-            last = b"".join(self._partial_line)
-            if last:
-                self._keep([last])
-                self._partial_line = []
             self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Close the pipe and the file."""
@@ -75,17 +89,45 @@ class StreamLog:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _keep(self, lines: list[bytes]) -> None:
-        now = time.time()
-        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}"
-        # lines of the same time are ordered by their ids, so these count upwards
-        self._file.write(
-            b"".join(
-                b"[MFLOG|0|%sZ|runtime|%012d]%s\n" % (stamp.encode(), number, line)
-                for number, line in enumerate(lines, self._lines)
-            )
-        )
-        self._lines += len(lines)
+    def _enlarge_pipe(self) -> None:
+        """Let the step write more before it has to wait (Linux only).
+
+        Only pipes that need it: what all pipes of a user may hold is limited.
+        """
+        if sys.platform == "linux" and self._pipe_bytes < LARGE_PIPE_BYTES:
+            with contextlib.suppress(OSError):
+                self._pipe_bytes = fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, LARGE_PIPE_BYTES)
+
+    def _keep(self, chunk: bytes) -> None:
+        """Write a chunk to the file, with Metaflow's mark before each line."""
+        if self._is_in_line:
+            rest, newline, chunk = chunk.partition(b"\n")
+            self._file.write(rest + newline)
+            self._is_in_line = not newline
+        if not chunk:
+            return
+        lines = chunk.split(b"\n")
+        self._is_in_line = lines[-1] != b""
+        if not self._is_in_line:
+            lines.pop()
+        # no code of ours runs for each line: a step can write millions in a second
+        for start in range(0, len(lines), len(_IDS)):
+            batch = lines[start : start + len(_IDS)]
+            parts = [b"\n" + self._mark()] * (3 * len(batch))
+            parts[1::3] = _IDS[: len(batch)]
+            parts[2::3] = batch
+            text = b"".join(parts)
+            self._file.write(text if start else text[1:])
+        if not self._is_in_line:
+            self._file.write(b"\n")
+
+    def _mark(self) -> bytes:
+        """The mark of lines that come now, up to their ids, with a time that no other mark has."""
+        # clocks are set back at times
+        self._last_time = max(time.time_ns() // 1000, self._last_time + 1)
+        seconds, microseconds = divmod(self._last_time, 1_000_000)
+        day_and_time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return b"[MFLOG|0|%s.%06dZ|runtime" % (day_and_time.encode(), microseconds)
 
 
 def log_path(folder: Path, stream: str) -> Path:

@@ -10,6 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -74,31 +78,35 @@ def send(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def end_all(of: int, spare: int | None, grace_seconds: float) -> int:
+def end_all(of: int, spare: Collection[int | None], grace_seconds: float) -> int:
     """End the descendants of a process, first by SIGTERM, and return how many there were.
 
     Args:
         of: The process id.
-        spare: A child that stays alive; its own descendants do not.
+        spare: Children that stay alive; their own descendants do not.
         grace_seconds: How long they have before SIGKILL.
     """
-    targets = [pid for pid in descendants(of) if pid != spare]
+    targets = [pid for pid in descendants(of) if pid not in spare]
     count = len(targets)
     send(targets, signal.SIGTERM)
     kill_at = time.monotonic() + grace_seconds
     while targets:
         time.sleep(_POLL_SECONDS)
         reap(except_for=spare)
-        targets = [pid for pid in descendants(of) if pid != spare]
+        targets = [pid for pid in descendants(of) if pid not in spare]
         if time.monotonic() >= kill_at:
             send(targets, signal.SIGKILL)
     return count
 
 
-def reap(except_for: int | None = None) -> None:
-    """Collect the exit codes of adopted orphans that have ended."""
+def reap(except_for: Collection[int | None]) -> None:
+    """Collect the exit codes of adopted orphans that have ended.
+
+    Args:
+        except_for: Children whose exit codes others collect.
+    """
     for pid in _zombies():
-        if pid != except_for:
+        if pid not in except_for:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

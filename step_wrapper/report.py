@@ -6,16 +6,15 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from metaflow.datastore import FlowDataStore
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.mflog import RUNTIME_LOG_SOURCE
 from metaflow.mflog.mflog import merge_logs
-from metaflow.plugins import DATASTORES
 
 from step_wrapper import exceptions
+from step_wrapper.datastore import open_datastore, save_logs
 from step_wrapper.exceptions import shortened
-from step_wrapper.logs import STREAMS, log_path, tail
+from step_wrapper.logs import log_path, tail
 from step_wrapper.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.outcome import Outcome, signal_name
 from step_wrapper.registration import register_attempt
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagster_pipes import PipesContext
+    from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
     from step_wrapper.running import RunningTask
@@ -57,8 +57,9 @@ def report(
     """
     is_done, way = False, dict(_NO_WAY)
     try:
-        datastore = _datastore(launch)
-        _save_logs(datastore, launch, outcome, folder)
+        datastore = open_datastore(launch)
+        save_logs(datastore, launch, folder)
+        _save_runtime(datastore, launch, outcome)
         stored = _attempt(datastore, launch)
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, task, stored)
@@ -88,7 +89,7 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
         launch: The attempt.
         context: The open Pipes session.
     """
-    stored = _attempt(_datastore(launch), launch)
+    stored = _attempt(open_datastore(launch), launch)
     if _is_ok(stored):
         _report_metadata(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
         _send(context, launch.task_id, 0.0, _way(stored), None)
@@ -111,7 +112,7 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
         launch: The attempt that would run now.
         context: The open Pipes session.
     """
-    datastore = _datastore(launch)
+    datastore = open_datastore(launch)
     for task_id in launch.done_as:
         for attempt in reversed(range(MAX_ATTEMPTS)):
             done = dataclasses.replace(launch, task_id=task_id, attempt=attempt)
@@ -188,16 +189,10 @@ def _steps(names: list[str]) -> str:
     return ", ".join(names) or "no step"
 
 
-def _datastore(launch: Launch) -> FlowDataStore:
-    storage = next(storage for storage in DATASTORES if launch.datastore == storage.TYPE)
-    return FlowDataStore(launch.flow, storage_impl=storage, ds_root=launch.datastore_root)
-
-
-def _save_logs(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folder: Path) -> None:
+def _save_runtime(datastore: FlowDataStore, launch: Launch, outcome: Outcome) -> None:
     task: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
-    task.save_logs(RUNTIME_LOG_SOURCE, {stream: log_path(folder, stream) for stream in STREAMS})
     # as `metaflow.runtime.Worker` does at the end of each attempt
     runtime = {
         "return_code": outcome.exit_status,

@@ -7,6 +7,7 @@ It stays small: standard library and dagster_pipes, no Metaflow.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from step_wrapper import processes
+from step_wrapper.log_saver import LogSaver
 from step_wrapper.logs import STREAMS, StreamLog
 from step_wrapper.outcome import Outcome
 from step_wrapper.running import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
@@ -41,6 +43,10 @@ LEFTOVER_GRACE_SECONDS = 1
 HEAD_START_SECONDS = 3
 # @timeout limits the step's code. Starting up and storing artifacts may take this much longer than that limit.
 OVERHEAD_SECONDS = 60
+# A selector takes no more than 24 days.
+MAX_WAIT_SECONDS = 3600
+# How long output may wait in its pipe for more to come.
+GATHER_SECONDS = 0.002
 # How long the outcome of a step that died may take to be stored and reported.
 POST_MORTEM_SECONDS = 60
 
@@ -67,10 +73,12 @@ class Supervisor:
         """Run the attempt to its end, and return the exit code: 0 if the task is done, else 1."""
         # no TemporaryDirectory: the step inherits exit handlers, and would delete it at its own end
         self._folder = Path(tempfile.mkdtemp(prefix="metaflow-step-"))
+        self._log_saver = LogSaver(self._launch, self._folder, self._leave_supervisor)
         try:
             self._prepare()
             self._fork_step()
             self._watch()
+            self._log_saver.end()
             if not self._is_reported:
                 self._end_leftovers(spare=None)
                 self._drain()
@@ -158,16 +166,23 @@ class Supervisor:
 
     def _watch(self) -> None:
         while self._exit_status is None:
-            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            for key, _ in self._selector.select(timeout):
+            next_at = min(self._log_saver.due_at, math.inf if self._deadline is None else self._deadline)
+            wait_seconds = min(max(0.0, next_at - time.monotonic()), MAX_WAIT_SECONDS)
+            for key, _ in self._selector.select(wait_seconds):
                 key.data()
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._on_deadline()
+            if time.monotonic() >= self._log_saver.due_at:
+                self._log_saver.save(self._logs)
 
     def _on_output(self, log: StreamLog) -> None:
-        if log.pump() == 0:
+        taken = log.pump()
+        if taken == 0:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(log.pipe)
+        elif taken is not None and log.has_room_after(taken):
+            # waking up for each of a million short lines would take a CPU, and time from the step
+            time.sleep(GATHER_SECONDS)
 
     def _on_message(self) -> None:
         message = self._control.recv(1)
@@ -183,6 +198,7 @@ class Supervisor:
             self._selector.unregister(self._control)
 
     def _on_step_ends(self) -> None:
+        self._log_saver.end()
         self._end_leftovers(spare=self._step)
         self._drain()
         with contextlib.suppress(OSError):
@@ -192,7 +208,8 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             while self._wakeup.recv(4096):
                 pass
-        processes.reap(except_for=self._step)
+        self._log_saver.collect()
+        processes.reap(except_for=(self._step, self._log_saver.pid))
         pid, status = os.waitpid(self._step, os.WNOHANG)
         if pid:
             # what the step wrote and said in its last moment is still to be read
@@ -227,12 +244,13 @@ class Supervisor:
         if self._ended_because is None:
             self._ended_because = because
             self._deadline = time.monotonic() + grace_seconds
+            self._log_saver.stop()
             processes.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     # what happens at its end
 
     def _end_leftovers(self, spare: int | None) -> None:
-        count = processes.end_all(os.getpid(), spare, LEFTOVER_GRACE_SECONDS)
+        count = processes.end_all(os.getpid(), (spare, self._log_saver.pid), LEFTOVER_GRACE_SECONDS)
         if count:
             print(f"metaflow-pipes: ended {count} process(es) that the step left running", file=sys.stderr)
 

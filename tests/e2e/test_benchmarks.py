@@ -11,7 +11,14 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize("command", [["step_cost.py", "--rounds", "1"], ["foreach_growth.py", "--sizes", "2"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["step_cost.py", "--rounds", "1"],
+        ["foreach_growth.py", "--sizes", "2"],
+        ["output.py", "--rounds", "1", "--megabytes", "10"],
+    ],
+)
 def test_benchmark_runs(command):
     finished = subprocess.run(
         [sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=300

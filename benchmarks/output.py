@@ -1,0 +1,140 @@
+"""What a step's output costs: 100 MB through the wrapper, against `python flow.py step` that writes them to a file.
+
+Both run the same step alternately, in one benchmark. Prints medians of how long its code took to print, of how long
+its process took, their ratios, and how much memory the wrapper's supervisor had at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from step_cost import StepBenchmark, finish
+
+FLOW_SOURCE = """
+import os
+import sys
+import time
+
+from metaflow import FlowSpec, step
+
+# what is called, with what, and how many bytes it writes
+SHAPES = {
+    "lines of 100 bytes": (print, "x" * 99, 100),
+    "lines of 20 bytes": (print, "x" * 19, 20),
+    "1 MB of lines a write": (sys.stdout.buffer.write, (b"x" * 99 + b"\\n") * 10_000, 1_000_000),
+    "lines of 10 MB": (print, "x" * 9_999_999, 10_000_000),
+    "one line": (lambda text: print(text, end=""), "x" * 1_000_000, 1_000_000),
+}
+
+
+class OutputFlow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        write, text, size = SHAPES[os.environ["BENCH_SHAPE"]]
+        started = time.perf_counter()
+        for _ in range(int(os.environ["BENCH_BYTES"]) // size):
+            write(text)
+        with open(os.environ["BENCH_SECONDS"], "w") as file:
+            file.write(str(time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    OutputFlow()
+"""
+SHAPES = ("lines of 100 bytes", "lines of 20 bytes", "1 MB of lines a write", "lines of 10 MB", "one line")
+COLUMNS = "{:22}{:>9}{:>9}{:>7}{:>12}{:>9}{:>7}{:>10}"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--megabytes", type=int, default=100)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = OutputBenchmark(Path(folder), options.megabytes * 1_000_000)
+        print(f"{options.megabytes} MB, medians of {options.rounds}")
+        print(COLUMNS.format("", "print s", "wrapped", "ratio", "process s", "wrapped", "ratio", "peak MB"))
+        for shape in SHAPES:
+            (print_s, process_s, _), (wrapped_print_s, wrapped_process_s, peak_mb) = bench.medians(
+                shape, options.rounds
+            )
+            print(
+                COLUMNS.format(
+                    shape,
+                    f"{print_s:.3f}",
+                    f"{wrapped_print_s:.3f}",
+                    f"{wrapped_print_s / print_s:.2f}",
+                    f"{process_s:.3f}",
+                    f"{wrapped_process_s:.3f}",
+                    f"{wrapped_process_s / process_s:.2f}",
+                    f"{peak_mb:.0f}",
+                ),
+                flush=True,
+            )
+
+
+class OutputBenchmark:
+    """Has a step print in both ways.
+
+    Args:
+        folder: Where the flow, its datastore and its output are.
+        size: How much the step prints, in bytes.
+    """
+
+    def __init__(self, folder: Path, size: int):
+        self.steps = StepBenchmark(folder, "OutputFlow", FLOW_SOURCE)
+        self.seconds = folder / "seconds"
+        self.output = folder / "output"
+        self.steps.environment.update(BENCH_BYTES=str(size), BENCH_SECONDS=str(self.seconds))
+
+    def medians(self, shape: str, rounds: int) -> list[list[float]]:
+        """Of both ways, the medians of what `measure` returns."""
+        self.steps.environment["BENCH_SHAPE"] = shape
+        measured = {launch: [] for launch in (self.steps.native, self.steps.wrapped)}
+        for round_ in range(rounds + 1):
+            for launch, values in measured.items():
+                value = self.measure(launch)
+                if round_:  # the first round warms the caches
+                    values.append(value)
+        return [[statistics.median(column) for column in zip(*values, strict=True)] for values in measured.values()]
+
+    def measure(self, launch) -> tuple[float, float, float]:
+        """How long the step took to print, how long its process took, and how much memory that had at most, in MB."""
+        finish(launch("start", stdout=subprocess.DEVNULL))
+        started = time.perf_counter()
+        with self.output.open("ab") as output:
+            process = launch("end", stdout=output)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, peak_megabytes(process.pid))
+            time.sleep(0.005)
+        took = time.perf_counter() - started
+        finish(process)
+        assert self.output.stat().st_size == int(self.steps.environment["BENCH_BYTES"])
+        self.output.unlink()
+        shutil.rmtree(self.steps.flow.root)
+        return float(self.seconds.read_text()), took, peak
+
+
+def peak_megabytes(pid: int) -> float:
+    """How much memory a process has had at most, in MB; 0 if it has ended, and where there is no /proc."""
+    if sys.platform != "linux":
+        return 0.0
+    status = Path("/proc", str(pid), "status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM")), 0.0)
+
+
+if __name__ == "__main__":
+    main()
