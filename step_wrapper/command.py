@@ -84,7 +84,12 @@ def run_step(
         exception=None if task.exception is None else described(task.exception),
         is_timeout=_is_timeout(task.exception),
     )
-    is_done = report(launch, context, outcome, folder, task)
+    try:
+        is_done = report(launch, context, outcome, folder, task)
+    except Exception as error:
+        # in this process, where files may not grow or memory is short: the supervisor reports in its place
+        print(f"metaflow-pipes: the step could not report to Dagster: {error!r}", file=sys.stderr)
+        return exit_code
     task.tell(REPORTED)
     return 0 if is_done else 1
 
@@ -95,6 +100,7 @@ def _arguments(launch: Launch, folder: Path) -> list[str]:
     if not launch.configs:
         return [flow_file, *arguments]
     config_file = folder / "configs.json"
+    config_file.touch(mode=0o600)
     config_file.write_text(json.dumps({"user_configs": launch.configs}))
     options = [f"--local-config-file={config_file}"]
     for name in launch.configs:

@@ -39,7 +39,9 @@ class StreamLog:
         self.pipe = pipe
         self._pipe_bytes = PIPE_BYTES
         self._passes_to = passes_to
-        self._file = log_path(folder, name).open("wb")
+        # nobody else's to read, as the folder is
+        descriptor = os.open(log_path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
         self._is_in_line = False
         self._last_time = 0
         os.set_blocking(pipe, False)

@@ -36,6 +36,14 @@ class Outcome:
     is_timeout: bool = False
     wrong_transition: str | None = None
 
+    def last_line(self) -> str | None:
+        """The line with which the log of an attempt that failed ends, as by `metaflow.runtime.Worker`; else None."""
+        if self.ended_because is not None:
+            return f"Task {self.ended_because}."
+        if self.exit_status == -signal.SIGSEGV:
+            return "Task failed with a segmentation fault."
+        return "Task failed." if self.exit_status else None
+
     def reason(self, timeout_seconds: int | None, last_error_line: str) -> str:
         """Why the attempt failed, as the predicate of a sentence about the step.
 

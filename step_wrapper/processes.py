@@ -78,15 +78,21 @@ def send(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def end_all(of: int, spare: Collection[int | None], grace_seconds: float) -> int:
-    """End the descendants of a process, first by SIGTERM, and return how many there were.
+def end_all(of: int, spare: Collection[int | None], settle_seconds: float, grace_seconds: float) -> int:
+    """End the descendants of a process, and return how many had to be ended: first by SIGTERM.
 
     Args:
         of: The process id.
         spare: Children that stay alive; their own descendants do not.
-        grace_seconds: How long they have before SIGKILL.
+        settle_seconds: How long they have to end by themselves.
+        grace_seconds: How long they have between SIGTERM and SIGKILL.
     """
     targets = [pid for pid in descendants(of) if pid not in spare]
+    settled_at = time.monotonic() + settle_seconds
+    while targets and time.monotonic() < settled_at:
+        time.sleep(_POLL_SECONDS)
+        reap(except_for=spare)
+        targets = [pid for pid in descendants(of) if pid not in spare]
     count = len(targets)
     send(targets, signal.SIGTERM)
     kill_at = time.monotonic() + grace_seconds

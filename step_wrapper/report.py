@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
 from metaflow.mflog import RUNTIME_LOG_SOURCE
-from metaflow.mflog.mflog import merge_logs
+from metaflow.mflog.mflog import decorate, merge_logs
 
 from step_wrapper import exceptions
 from step_wrapper.datastore import open_datastore, save_logs
@@ -58,8 +59,7 @@ def report(
     is_done, way = False, dict(_NO_WAY)
     try:
         datastore = open_datastore(launch)
-        save_logs(datastore, launch, folder)
-        _save_runtime(datastore, launch, outcome)
+        _store_ending(datastore, launch, outcome, folder)
         stored = _attempt(datastore, launch)
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, task, stored)
@@ -74,11 +74,7 @@ def report(
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
     failure = None if is_done else _failure(launch, outcome, stderr, task)
-    try:
-        _send(context, launch.task_id, outcome.duration_seconds, way, failure)
-    except Exception as error:
-        what = "that the task is done" if failure is None else f"that the step {failure['reason']}"
-        print(f"metaflow-pipes: could not report to Dagster {what}: {error!r}", file=sys.stderr)
+    _send(context, launch.task_id, outcome.duration_seconds, way, failure)
     return is_done
 
 
@@ -189,7 +185,8 @@ def _steps(names: list[str]) -> str:
     return ", ".join(names) or "no step"
 
 
-def _save_runtime(datastore: FlowDataStore, launch: Launch, outcome: Outcome) -> None:
+def _store_ending(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folder: Path) -> None:
+    """Store the logs of an attempt and how its process ended. What can't be stored does not change that."""
     task: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
@@ -199,11 +196,29 @@ def _save_runtime(datastore: FlowDataStore, launch: Launch, outcome: Outcome) ->
         "killed": outcome.ended_because is not None,
         "success": outcome.exit_status == 0,
     }
-    task.save_metadata({"runtime": runtime})
+    try:
+        _add_last_line(log_path(folder, "stderr"), outcome)
+        save_logs(datastore, launch, folder)
+        task.save_metadata({"runtime": runtime})
+    except Exception as error:
+        print(f"metaflow-pipes: the logs of the step could not be stored: {error!r}", file=sys.stderr)
+
+
+def _add_last_line(log: Path, outcome: Outcome) -> None:
+    """Let the log of an attempt that failed end as Metaflow's own runner lets it end."""
+    line = outcome.last_line()
+    if line is None or tail(log, 1) == line:
+        return
+    with log.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        is_in_line = file.read() not in (b"", b"\n")
+        file.write((b"\n" if is_in_line else b"") + decorate(RUNTIME_LOG_SOURCE, line) + b"\n")
 
 
 def _failure(launch: Launch, outcome: Outcome, stderr: str, task: RunningTask | None) -> dict[str, Any]:
-    last_line = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
+    words = [line.strip() for line in stderr.splitlines() if not line.startswith("Task failed")]
+    last_line = next(filter(None, reversed(words)), "")
     error = None if task is None else task.exception
     return {
         "reason": shortened(outcome.reason(launch.timeout_seconds, last_line), MAX_REASON_CHARACTERS),

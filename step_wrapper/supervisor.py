@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 KILL_GRACE_SECONDS = 10
 # The same when nobody waits any more, because the op's process is dead.
 ORPHAN_GRACE_SECONDS = 2
-# The same for processes that the step leaves behind at its end.
+# Processes that the step leaves behind at its end have a moment to end by themselves, as Metaflow's sidecars do, which
+# have their last messages to deliver; and then the same between SIGTERM and SIGKILL.
+LEFTOVER_SETTLE_SECONDS = 1
 LEFTOVER_GRACE_SECONDS = 1
 # Metaflow's own @timeout raises inside the step, where @catch can see it. It gets this much of a head start.
 HEAD_START_SECONDS = 3
@@ -250,7 +252,9 @@ class Supervisor:
     # what happens at its end
 
     def _end_leftovers(self, spare: int | None) -> None:
-        count = processes.end_all(os.getpid(), (spare, self._log_saver.pid), LEFTOVER_GRACE_SECONDS)
+        settle_seconds = LEFTOVER_SETTLE_SECONDS if self._ended_because is None else 0
+        spared = (spare, self._log_saver.pid)
+        count = processes.end_all(os.getpid(), spared, settle_seconds, LEFTOVER_GRACE_SECONDS)
         if count:
             print(f"metaflow-pipes: ended {count} process(es) that the step left running", file=sys.stderr)
 
@@ -274,8 +278,10 @@ class Supervisor:
                 from step_wrapper.report import report
 
                 code = 0 if report(self._launch, self._context, outcome, self._folder) else 1
-            except BaseException as error:
-                _print(error)
+            except Exception as error:
+                print(
+                    f"metaflow-pipes: the step's outcome could not be reported to Dagster: {error!r}", file=sys.stderr
+                )
             finally:
                 os._exit(code)
         give_up_at = time.monotonic() + POST_MORTEM_SECONDS

@@ -12,7 +12,7 @@ import dagster as dg
 from dagster import open_pipes_session
 
 from metaflow_pipes.runtime import orphans
-from metaflow_pipes.runtime.messages import MessageReader
+from metaflow_pipes.runtime.messages import ContextInjector, MessageReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,9 +39,9 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         env: Environment variables of all steps (`step_env`). A `dagster.EnvVar` is looked up in the environment of
             the run when a step starts.
         cwd: The working directory of the steps; by default where the flow was compiled.
-        context_injector: As for `dagster.PipesSubprocessClient`.
-        message_reader: As for `dagster.PipesSubprocessClient`; by default one that no message can stop
-            (`metaflow_pipes.runtime.messages.MessageReader`).
+        context_injector: As for `dagster.PipesSubprocessClient`; by default one by a private file.
+        message_reader: As for `dagster.PipesSubprocessClient`; by default one that no message can stop. Both
+            defaults are in `metaflow_pipes.runtime.messages`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         super().__init__(
             env=env,
             cwd=cwd,
-            context_injector=context_injector,
+            context_injector=context_injector or ContextInjector(),
             message_reader=message_reader or MessageReader(),
             termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS,
         )

@@ -1,4 +1,4 @@
-"""Reads what a step reports through Pipes. It comes from outside: whatever it is, it breaks nothing here."""
+"""The two files of a Pipes session: what a step is told, and what it reports, which must break nothing here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster_pipes import PipesDefaultMessageWriter
+from dagster_pipes import PipesDefaultContextLoader, PipesDefaultMessageWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dagster import PipesMessageHandler
-    from dagster_pipes import PipesParams
+    from dagster_pipes import PipesContextData, PipesParams
 
 # How long a message may wait before it is read while the step runs.
 POLL_SECONDS = 0.1
@@ -24,6 +24,31 @@ POLL_SECONDS = 0.1
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_WARNING_CHARACTERS = 500
 CHUNK_BYTES = 1 << 20
+
+
+class ContextInjector(dg.PipesContextInjector):
+    """Tells one process its context by a file, which like its temporary folder only this user can read.
+
+    It names parameters and configs; `dagster.PipesTempFileContextInjector` leaves the file's mode to the umask.
+    """
+
+    @contextlib.contextmanager
+    def inject_context(self, context_data: PipesContextData) -> Iterator[PipesParams]:
+        """Have the file as long as the context is open.
+
+        Args:
+            context_data: What the process is told.
+
+        Yields:
+            Where the process finds it, as `dagster_pipes.PipesDefaultContextLoader` takes it.
+        """
+        with _private_file("context") as path:
+            path.write_text(json.dumps(context_data), encoding="utf-8")
+            yield {PipesDefaultContextLoader.FILE_PATH_KEY: str(path)}
+
+    def no_messages_debug_text(self) -> str:
+        """How the context was told."""
+        return "Attempted to inject context via a temporary file."
 
 
 class MessageReader(dg.PipesMessageReader):
@@ -48,9 +73,7 @@ class MessageReader(dg.PipesMessageReader):
         Yields:
             Where the process writes its messages, as `dagster_pipes.PipesDefaultMessageWriter` takes it.
         """
-        with tempfile.TemporaryDirectory(prefix="metaflow-pipes-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder, "messages")
-            path.touch(mode=0o600)
+        with _private_file("messages") as path:
             is_closed = threading.Event()
             reader = threading.Thread(target=_read_all, args=(path, handler, is_closed), daemon=True)
             reader.start()
@@ -66,6 +89,15 @@ class MessageReader(dg.PipesMessageReader):
     def no_messages_debug_text(self) -> str:
         """Where messages were looked for."""
         return "Attempted to read messages from a temporary file."
+
+
+@contextlib.contextmanager
+def _private_file(name: str) -> Iterator[Path]:
+    """An empty file in a temporary folder of its own, both for this user only."""
+    with tempfile.TemporaryDirectory(prefix="metaflow-pipes-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder, name)
+        path.touch(mode=0o600)
+        yield path
 
 
 def _read_all(path: Path, handler: PipesMessageHandler, is_closed: threading.Event) -> None:

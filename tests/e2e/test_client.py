@@ -102,3 +102,14 @@ def test_what_no_retry_can_mend_is_not_tried_again(project, code, attempts):
     result = flows.run("flow.py")
     assert not result.success
     assert len(failures(result, "start")) == attempts
+
+
+@pytest.mark.parametrize("code", ["raise ValueError('broken')", "os._exit(3)"])
+def test_log_of_a_failed_task_ends_as_by_metaflows_own_runner(project, code):
+    flows: Project = project()
+    flows.write("flow.py", _flow("@step", "def only(self):", f"    {code}"))
+    flows.metaflow("flow.py", "--no-pylint", "run", "--run-id-file", "id", check=False)
+    native = flows.metaflow_run("SomeFlow", (flows.folder / "id").read_text())["only"].task
+    task = flows.run_of(flows.run("flow.py"))["only"].task
+    assert native.stderr.endswith("Task failed.\n")
+    assert task.stderr.splitlines()[-2:] == native.stderr.splitlines()[-2:]

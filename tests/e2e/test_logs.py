@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import metaflow
 import pytest
-from support import Project, failure_description, failures, is_running
+from support import Project, failure_description, failures, is_running, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def _running(flows: Project, home: Path, flow: str = "flow.py", **env: str) -> I
     definitions = flows.compile(flow)
     home.mkdir()
     process = subprocess.Popen(
-        [DAGSTER, "job", "execute", "-f", str(definitions)],
+        [DAGSTER, "job", "execute", "-f", str(definitions), "-j", job_of(definitions).name],
         cwd=flows.folder,
         env={**os.environ, "DAGSTER_HOME": str(home), **env},
         stdout=subprocess.PIPE,
