@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -153,38 +150,6 @@ def test_flow_file_that_disappears_in_the_middle_of_a_run(project):
     (failed,) = failures(result, "end")
     assert "flow.py, is gone" in failure_description(failed)
     assert flows.run_of(result)["start"].task.data.x == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="descriptors and processes are counted in /proc")
-def test_nothing_is_left_behind_after_many_steps(project, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    flows: Project = project()
-    flows.write(
-        "flow.py",
-        "from metaflow import FlowSpec, Parameter, step\n\nclass ManyFlow(FlowSpec):\n"
-        "    size = Parameter('size', default=2)\n\n"
-        "    @step\n    def start(self):\n        self.items = list(range(self.size))\n"
-        "        self.next(self.work, foreach='items')\n\n"
-        "    @step\n    def work(self):\n        self.next(self.join)\n\n"
-        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n\n"
-        "    @step\n    def end(self):\n        pass\n\nif __name__ == '__main__':\n    ManyFlow()\n",
-    )
-    job = job_of(flows.compile("flow.py"))
-    assert execute(job, {"size": 2}).success  # what is made once and kept
-
-    def counts() -> tuple[int, int, list[str], int]:
-        import threading
-
-        children = subprocess.run(["ps", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False)
-        kept = [name for name in os.listdir(temporary) if name.startswith(("metaflow-", "pytest-of"))]
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), kept, len(children.stdout.splitlines())
-
-    before = counts()
-    assert execute(job, {"size": 40}).success
-    assert counts() == before
 
 
 @pytest.mark.parametrize("where", ["step_env", "@environment"])
