@@ -74,66 +74,95 @@ def run_task(
     Raises:
         dagster.Failure: The attempt failed; description, metadata and cause say why.
     """
-    attempt = context.retry_number if attempt is None else attempt
     _check_flow_file(context, flow)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
     _tag_run(context, flow, run_id, is_start=not inputs.paths)
-    task_id = task_id_of(context, step, iteration)
-    mark = reexecution_mark(context.run.run_id, run_id)
-    pathspec = f"{flow.name}/{run_id}/{step}/{task_id}{mark}"
-    parameters_id = f"parameters{mark}"
-    context.log.info(f"Attempt {attempt} of Metaflow task {pathspec} starts.")
-    launch = {
-        "flow": flow.name,
-        "run_id": run_id,
-        "step": step,
-        "task_id": task_id + mark,
-        "attempt": attempt,
-        "command": [
-            *flow.step_command(
-                step,
-                run_id,
-                task_id + mark,
-                inputs.paths or [f"{run_id}/_parameters/{parameters_id}"],
-                attempt,
-                options.user_code_retries,
-            ),
-            *inputs.arguments,
-        ],
-        "init": None if inputs.paths else flow.init_command(run_id, parameters_id, context.op_config or {}),
-        "configs": flow.configs,
-        "datastore": flow.datastore,
-        "datastore_root": flow.root,
-        "timeout_seconds": options.timeout_seconds,
-        "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
-        "iteration": iteration,
-        "done_as": [] if iteration is None else earlier_ids(context, run_id, task_id),
-        "asset_key": flow.asset_key(step).to_escaped_user_string(),
-        "step_key": step_key(context),
-        "ended_with": None,
-    }
-    environment = {**options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": run_id}
-
-    def launched(launch: Mapping[str, Any]) -> tuple[TaskReport | None, int]:
-        invocation = pipes.run(
-            context=context,
-            command=[sys.executable, "-m", "step_wrapper", pathspec],
-            extras={"metaflow": launch},
-            base_env={**flow.environment(os.environ), **inputs.environment},
-            env=environment,
-            cwd=pipes.cwd or flow.folder,
-        )
-        results = invocation.get_results(implicit_materializations=False)
-        for materialization in passed_on(results, flow.asset_key(step)):
-            context.log_event(materialization)
-        return report_of(invocation, pathspec, attempt, flow.asset_key(step)), exit_code_of(invocation)
-
-    report, exit_code = launched(launch)
+    number = context.retry_number if attempt is None else attempt
+    task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number)
+    context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.")
+    report, exit_code = task.launch()
     if report is None:
-        context.log.warning(f"No report of Metaflow task {pathspec} has arrived. What is stored of it is reported.")
-        report, _ = launched({**launch, "ended_with": exit_code})
-    return _outcome(context, flow, report or no_report(pathspec, attempt))
+        context.log.warning(
+            f"No report of Metaflow task {task.pathspec} has arrived. What is stored of it is reported."
+        )
+        report, _ = task.launch(ended_with=exit_code)
+    return _outcome(context, flow, report or no_report(task.pathspec, number))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt of one task, ready to be launched."""
+
+    context: dg.OpExecutionContext
+    pipes: MetaflowPipesClient
+    flow: MetaflowFlow
+    step: str
+    options: StepOptions
+    inputs: _Inputs
+    run_id: str
+    iteration: int | None
+    number: int
+
+    @property
+    def task_id(self) -> str:
+        return task_id_of(self.context, self.step, self.iteration) + self._mark
+
+    @property
+    def pathspec(self) -> str:
+        return f"{self.flow.name}/{self.run_id}/{self.step}/{self.task_id}"
+
+    @property
+    def _mark(self) -> str:
+        return reexecution_mark(self.context.run.run_id, self.run_id)
+
+    def launch(self, ended_with: int | None = None) -> tuple[TaskReport | None, int]:
+        """Run the wrapper to its end, and return its report, if there is one, and its exit code.
+
+        Args:
+            ended_with: The exit code of the process that has run the attempt, if it shall only be reported.
+        """
+        invocation = self.pipes.run(
+            context=self.context,
+            command=[sys.executable, "-m", "step_wrapper", self.pathspec],
+            extras={"metaflow": {**self._extras(), "ended_with": ended_with}},
+            base_env={**self.flow.environment(os.environ), **self.inputs.environment},
+            # Metaflow's own runner sets these two last as well
+            env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
+            cwd=self.pipes.cwd or self.flow.folder,
+        )
+        own_key = self.flow.asset_key(self.step)
+        for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
+            self.context.log_event(materialization)
+        return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
+
+    def _extras(self) -> dict[str, Any]:
+        """What `step_wrapper.launch.Launch` reads."""
+        flow, inputs = self.flow, self.inputs
+        parameters_id = f"parameters{self._mark}"
+        input_paths = inputs.paths or [f"{self.run_id}/_parameters/{parameters_id}"]
+        retries = self.options.user_code_retries
+        command = flow.step_command(self.step, self.run_id, self.task_id, input_paths, self.number, retries)
+        init = None if inputs.paths else flow.init_command(self.run_id, parameters_id, self.context.op_config or {})
+        is_loop = self.iteration is not None
+        return {
+            "flow": flow.name,
+            "run_id": self.run_id,
+            "step": self.step,
+            "task_id": self.task_id,
+            "attempt": self.number,
+            "command": [*command, *inputs.arguments],
+            "init": init,
+            "configs": flow.configs,
+            "datastore": flow.datastore,
+            "datastore_root": flow.root,
+            "timeout_seconds": self.options.timeout_seconds,
+            "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
+            "iteration": self.iteration,
+            "done_as": earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
+            "asset_key": flow.asset_key(self.step).to_escaped_user_string(),
+            "step_key": step_key(self.context),
+        }
 
 
 def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
