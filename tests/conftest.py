@@ -29,3 +29,13 @@ if TYPE_CHECKING:
 def project(tmp_path: Path) -> Callable[..., Project]:
     """A project with copies of flows of `tests/flows`: `project("linear.py")`."""
     return lambda *flows: Project.of(tmp_path / "project", *flows)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where all temporary files of the test are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder

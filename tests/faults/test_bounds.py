@@ -37,11 +37,7 @@ def test_supervisor_is_small_and_does_nothing_while_the_step_is_silent(project):
     assert data.ticks == 0
 
 
-def test_nothing_is_left_behind_after_many_steps(project, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr("tempfile.tempdir", None)
+def test_nothing_is_left_behind_after_many_steps(project, temporary):
     flows: Project = project()
     flows.write(
         "flow.py",

@@ -44,11 +44,7 @@ def test_planted_secrets_are_in_no_file_and_no_event(project, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are found in /proc")
-def test_temporary_files_are_private(project, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir(mode=0o755)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr("tempfile.tempdir", None)
+def test_temporary_files_are_private(project, temporary):
     flows: Project = project()
     flows.write(
         "flow.py",
