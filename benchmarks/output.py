@@ -1,12 +1,13 @@
 """What a step's output costs: 100 MB through the wrapper, against `python flow.py step` that writes them to a file.
 
-Both run the same step alternately, in one benchmark. Prints medians of how long its code took to print, of how long
-its process took, their ratios, and how much memory the wrapper's supervisor had at most.
+Both run the same step alternately, in one benchmark. Prints the medians of how long its code took to print, how long it
+took in all and how much CPU, their ratios, and how much memory the wrapper's supervisor had at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -53,7 +54,6 @@ if __name__ == "__main__":
     OutputFlow()
 """
 SHAPES = ("lines of 100 bytes", "lines of 20 bytes", "1 MB of lines a write", "lines of 10 MB", "one line")
-COLUMNS = "{:22}{:>9}{:>9}{:>7}{:>12}{:>9}{:>7}{:>10}"
 
 
 def main() -> None:
@@ -64,25 +64,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = OutputBenchmark(Path(folder), options.megabytes * 1_000_000)
-        print(f"{options.megabytes} MB, medians of {options.rounds}")
-        print(COLUMNS.format("", "print s", "wrapped", "ratio", "process s", "wrapped", "ratio", "peak MB"))
+        print(f"{options.megabytes} MB, medians of {options.rounds}: to a file -> through the wrapper")
+        print(f"{'':22}{'printing, s':>25}{'all, s':>25}{'all, CPU s':>25}{'peak MB':>9}")
         for shape in SHAPES:
-            (print_s, process_s, _), (wrapped_print_s, wrapped_process_s, peak_mb) = bench.medians(
-                shape, options.rounds
-            )
-            print(
-                COLUMNS.format(
-                    shape,
-                    f"{print_s:.3f}",
-                    f"{wrapped_print_s:.3f}",
-                    f"{wrapped_print_s / print_s:.2f}",
-                    f"{process_s:.3f}",
-                    f"{wrapped_process_s:.3f}",
-                    f"{wrapped_process_s / process_s:.2f}",
-                    f"{peak_mb:.0f}",
-                ),
-                flush=True,
-            )
+            (*to_file, _), (*wrapped, peak) = bench.medians(shape, options.rounds)
+            ratios = [f"{a:7.3f} -> {b:.3f} x{b / a:5.2f}" for a, b in zip(to_file, wrapped, strict=True)]
+            print(f"{shape:22}{''.join(f'{ratio:>25}' for ratio in ratios)}{peak:9.0f}", flush=True)
 
 
 class OutputBenchmark:
@@ -110,22 +97,28 @@ class OutputBenchmark:
                     values.append(value)
         return [[statistics.median(column) for column in zip(*values, strict=True)] for values in measured.values()]
 
-    def measure(self, launch) -> tuple[float, float, float]:
-        """How long the step took to print, how long its process took, and how much memory that had at most, in MB."""
+    def measure(self, launch) -> tuple[float, float, float, float]:
+        """Seconds of printing, wall seconds and CPU seconds of the step, and its first process's peak memory in MB."""
         finish(launch("start", stdout=subprocess.DEVNULL))
-        started = time.perf_counter()
+        cpu, started = cpu_seconds(), time.perf_counter()
         with self.output.open("ab") as output:
             process = launch("end", stdout=output)
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, peak_megabytes(process.pid))
             time.sleep(0.005)
-        took = time.perf_counter() - started
+        wall, cpu = time.perf_counter() - started, cpu_seconds() - cpu
         finish(process)
         assert self.output.stat().st_size == int(self.steps.environment["BENCH_BYTES"])
         self.output.unlink()
         shutil.rmtree(self.steps.flow.root)
-        return float(self.seconds.read_text()), took, peak
+        return float(self.seconds.read_text()), wall, cpu, peak
+
+
+def cpu_seconds() -> float:
+    """The CPU seconds of all processes that this one has waited for, and of those that they have."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def peak_megabytes(pid: int) -> float:

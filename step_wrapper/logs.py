@@ -116,10 +116,11 @@ class StreamLog:
         for start in range(0, len(lines), len(_IDS)):
             batch = lines[start : start + len(_IDS)]
             parts = [b"\n" + self._mark()] * (3 * len(batch))
+            if start == 0:
+                parts[0] = parts[0][1:]
             parts[1::3] = _IDS[: len(batch)]
             parts[2::3] = batch
-            text = b"".join(parts)
-            self._file.write(text if start else text[1:])
+            self._file.write(b"".join(parts))
         if not self._is_in_line:
             self._file.write(b"\n")
 
