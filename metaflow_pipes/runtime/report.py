@@ -95,12 +95,12 @@ class TaskReport:
             logs_command: The shell command that shows the task's whole log.
         """
         assert self.failure is not None
-        metadata = {**self._identity(), "logs": dg.MetadataValue.md(f"`{logs_command}`")}
+        metadata = {}
         if self.failure.traceback:
             metadata["traceback"] = dg.MetadataValue.md(_code(self.failure.traceback))
         if self.failure.stderr:
             metadata["stderr"] = dg.MetadataValue.md(_code(self.failure.stderr))
-        return metadata
+        return {**metadata, "logs": dg.MetadataValue.md(f"`{logs_command}`"), **self._identity()}
 
     def _identity(self) -> dict[str, dg.MetadataValue]:
         return {
