@@ -1,7 +1,8 @@
-# make demo   set up, compile an example flow, run it on Dagster, and show what came of it
-# make test   set up, and run all checks and tests
-# make ui     set up, and open the Dagster UI on the examples
-# make bench  set up, and run the benchmarks
+# make demo      set up, compile an example flow, run it on Dagster, and show what came of it
+# make test      set up, and run all checks and tests
+# make ui        set up, and open the Dagster UI on the examples
+# make bench     set up, and run the benchmarks
+# make pictures  set up, and take the pictures of docs/images; needs Chromium
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ EXAMPLES := train sweep retry
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test ui bench clean
+.PHONY: demo test ui bench pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -21,7 +22,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 ui: $(VENV)/installed-ui
 	cd examples && $(foreach flow,$(EXAMPLES),$(CURDIR)/$(BIN)/python $(flow)_flow.py --quiet dagster create &&) true
@@ -33,6 +34,9 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/foreach_growth.py
 	$(BIN)/python benchmarks/output.py
+
+pictures: $(VENV)/installed-dev
+	$(BIN)/pytest tests/ui --pictures
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metaflow-pipes needs Python 3.10 or newer; set PYTHON=")'

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", action="store_true", help="let tests/ui take the pictures in docs/images")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Callable[..., Project]:
     """A project with copies of flows of `tests/flows`: `project("linear.py")`."""

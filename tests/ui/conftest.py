@@ -1,0 +1,106 @@
+"""A browser on a real `dagster dev`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import pytest
+from dagster_dev import DagsterDev, dagster_dev
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, FloatRect, Page
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+TIMEOUT_MILLISECONDS = 120_000  # generous: the machine may be busy
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Dagster greets a new browser with a dialog, unless it has seen it.
+SEEN_GREETING = "localStorage.setItem('communityNux', '1')"
+# A picture shows neither where the cursor was, nor the temporary folder.
+PREPARE_PICTURE = """folder => {
+    document.activeElement.blur();
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, "~");
+}"""
+
+
+class TakePicture(Protocol):
+    """Take a picture of the page, or of a part of it, if pictures are asked for."""
+
+    def __call__(self, name: str, clip: FloatRect | None = None) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Without it the tests are skipped, but fail in CI, which could lose them unnoticed."""
+    from playwright.sync_api import expect, sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        unavailable("there is no `chromium` on the PATH (Debian: apt-get install chromium)")
+    expect.set_options(timeout=TIMEOUT_MILLISECONDS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the tests, or fail them in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def dev(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
+    """A running `dagster dev`, of which nothing is left afterwards."""
+    with dagster_dev(tmp_path_factory.mktemp("ui")) as dev:
+        yield dev
+
+
+@pytest.fixture
+def page(browser: Browser, dev: DagsterDev) -> Iterator[Page]:
+    """A page of a browser that never saw Dagster before."""
+    context = browser.new_context(
+        base_url=dev.url, viewport={"width": 1200, "height": 900}, locale="en-US", timezone_id="UTC"
+    )
+    context.set_default_timeout(TIMEOUT_MILLISECONDS)
+    context.add_init_script(SEEN_GREETING)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest, page: Page, dev: DagsterDev) -> TakePicture:
+    """Takes the README's pictures when the tests run with `--pictures`."""
+
+    def take(name: str, clip: FloatRect | None = None) -> None:
+        if request.config.getoption("--pictures"):
+            page.wait_for_load_state("networkidle")
+            page.evaluate(PREPARE_PICTURE, str(dev.project.folder.parent))
+            page.screenshot(path=IMAGES / f"{name}.png", clip=clip, animations="disabled")
+
+    return take
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Say what the page showed when a test failed."""
+    report = yield
+    page: Page | None = getattr(item, "funcargs", {}).get("page")
+    if report.when == "call" and report.failed and page is not None:
+        report.sections.append(("page", f"{page.url}\n{page.locator('body').aria_snapshot()}"))
+    return report

@@ -1,0 +1,160 @@
+"""A real `dagster dev` on the examples, and its GraphQL API."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from support import EXAMPLES, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE_SECONDS = 300  # many times what a run takes; the machine may be busy
+STOP_SECONDS = 60
+FLOWS = {"TrainFlow": "train_flow.py", "SweepFlow": "sweep_flow.py"}
+UNTIL_STDIN_ENDS = Path(__file__).parent / "until_stdin_ends.py"
+
+LAUNCH = """
+    mutation Launch($params: ExecutionParams!) {
+        launchRun(executionParams: $params) {
+            ... on LaunchRunSuccess { run { runId } }
+            ... on Error { message }
+            ... on RunConfigValidationInvalid { errors { message } }
+        }
+    }
+"""
+RUN = """
+    query Run($id: ID!) {
+        runOrError(runId: $id) { ... on Run { status runConfigYaml stepStats { stepKey status } } }
+    }
+"""
+LOCATIONS = """
+    { workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DagsterDev:
+    """A running `dagster dev`."""
+
+    url: str
+    project: Project
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data of an answer."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def launch(self, flow: str, **parameters: Any) -> str:
+        """The id of a new run; `_` in a parameter's name stands for `-`."""
+        config = {name.replace("_", "-"): value for name, value in parameters.items()}
+        selector = {
+            "repositoryLocationName": definitions_of(flow),
+            "repositoryName": "__repository__",
+            "jobName": flow,
+        }
+        params = {"selector": selector, "runConfigData": {"ops": {"start": {"config": config}}}}
+        launched = self.graphql(LAUNCH, params=params)["launchRun"]
+        assert "run" in launched, launched
+        return launched["run"]["runId"]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A run's `status`, `runConfigYaml` and `stepStats`."""
+        return self.graphql(RUN, id=run_id)["runOrError"]
+
+    def step_status(self, run_id: str, step: str) -> str:
+        (status,) = [stats["status"] for stats in self.run(run_id)["stepStats"] if stats["stepKey"] == step]
+        return status
+
+    def wait_for(self, run_id: str, status: str) -> None:
+        """Wait until a run is over, and fail if its status is another one."""
+        over = ("SUCCESS", "FAILURE", "CANCELED")
+        reached = wait_until(
+            lambda: (status := self.run(run_id)["status"]) in over and status, f"run {run_id} to be {status}"
+        )
+        assert reached == status
+
+
+def definitions_of(flow: str) -> str:
+    """The name of a flow's definitions file, and so of its code location."""
+    return f"{flow.lower()}_dagster.py"
+
+
+@contextlib.contextmanager
+def dagster_dev(folder: Path) -> Iterator[DagsterDev]:
+    """Compile the examples in a folder, and serve them until the end of the context."""
+    project = Project.of(folder / "flows")
+    for flow, file in FLOWS.items():
+        shutil.copy(EXAMPLES / file, project.folder)
+        project.compile(file, to=definitions_of(flow))
+    home = folder / "dagster_home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    url = f"http://127.0.0.1:{free_port()}"
+    files = [argument for flow in FLOWS for argument in ("-f", definitions_of(flow))]
+    command = ["dagster", "dev", *files, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    log = folder / "dagster_dev.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(UNTIL_STDIN_ENDS), *command],
+            cwd=project.folder,
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    assert process.stdin is not None
+    try:
+        dev = DagsterDev(url, project)
+        try:
+            wait_until(lambda: is_serving(dev), "dagster dev to serve the examples")
+        except AssertionError as error:
+            raise AssertionError(log.read_text()[-5000:]) from error
+        yield dev
+    finally:
+        process.stdin.close()
+        process.wait(STOP_SECONDS)
+
+
+def is_serving(dev: DagsterDev) -> bool:
+    """Whether the web server answers, and has loaded all definitions files."""
+    try:
+        entries = dev.graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    loaded = [entry for entry in entries if entry["loadStatus"] == "LOADED"]
+    assert all(entry["locationOrLoadError"]["__typename"] == "RepositoryLocation" for entry in loaded), entries
+    return len(loaded) == len(FLOWS)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """The first true value of a condition."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
+        time.sleep(0.5)
+    return value
