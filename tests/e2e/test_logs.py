@@ -263,6 +263,7 @@ def test_save_that_hangs_holds_nothing_up(project, monkeypatch, capfd):
         ("block", "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(60)", "timed out after 5 s"),
         ("stop", "os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
     ],
+    ids=["stopped, out of time", "blocked, out of time", "stopped, killed"],
 )
 def test_save_that_hangs_when_the_step_is_ended(project, monkeypatch, tmp_path, capfd, hang, end, reason):
     monkeypatch.setenv("METAFLOW_PIPES_LOG_SAVE_SECONDS", "0.5")
