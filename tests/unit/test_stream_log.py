@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from metaflow.mflog.mflog import merge_logs
 
@@ -55,6 +55,7 @@ def _messages(file: Path) -> list[bytes]:
     return [line.msg for line in merge_logs([file.read_bytes()])]
 
 
+@settings(deadline=None)
 @given(CHUNKS)
 def test_metaflow_reads_the_lines_that_were_written(chunks):
     with _stream() as (log, write, file, passed):
@@ -65,6 +66,7 @@ def test_metaflow_reads_the_lines_that_were_written(chunks):
         assert passed.read_bytes() == b"".join(chunks)
 
 
+@settings(deadline=None)
 @given(CHUNKS, CHUNKS)
 def test_metaflow_reads_a_log_that_is_still_being_written(before, after):
     with _stream() as (log, write, file, _):
