@@ -73,7 +73,6 @@ def test_failed_step_shows_the_users_exception(page: Page, failed_run: str, pict
     expect(dialog).to_contain_text(re.compile(r'File ".*/train_flow.py", line \d+, in fit_linear'))
     expect(dialog).to_contain_text('raise ValueError(f"the learning rate must be positive, not {learning_rate}")')
     expect(dialog).to_contain_text("ValueError: the learning rate must be positive, not -0.1")
-    picture("traceback")
 
 
 def test_retry_says_why(page: Page, failed_run: str) -> None:
