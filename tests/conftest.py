@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ os.environ["METAFLOW_USER"] = "tester"
 os.environ["METAFLOW_HOME"] = os.devnull
 # As in an activated virtual environment: Metaflow's own runner starts parallel workers with the PATH's `python`.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# Background jobs of a shell ignore SIGINT. Dagster would then ignore SIGTERM, too, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from support import Project  # noqa: E402
 
