@@ -194,7 +194,8 @@ def _artifacts_table(artifacts: list[Artifact]) -> Metadata:
 
 def _snippet(facts: TaskFacts, artifacts: list[Artifact]) -> Metadata:
     value = f'["{artifacts[0].name}"].data' if artifacts else ".data"
-    code = f'from metaflow import Task\n\nTask("{facts.launch.flow}/{facts.task_path}"){value}'
+    pathspec = f"{facts.launch.flow}/{facts.task_path}"
+    code = f'from metaflow import Task, namespace\n\nnamespace(None)\nTask("{pathspec}"){value}'
     return {"retrieve": _typed("md", f"```python\n{code}\n```")}
 
 

@@ -175,15 +175,15 @@ def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: Task
             metadata = durations.metadata(mapped)
             if metadata is not None:
                 about = _about_step(f"{run}/{mapped.name}")
-                context.log_event(_materialization(flow.assets[mapped.name], {**about, **metadata}))
+                context.log_event(_materialization(flow.assets[mapped.name], {**metadata, **about}))
     if step.name in flow.assets and step.collected_by is None:
         spec = flow.assets[step.name]
         context.log_event(_materialization(spec, report.output_metadata(), report.data_version))
 
 
 def _about_step(pathspec: str) -> dict[str, dg.MetadataValue]:
-    snippet = f'```python\nfrom metaflow import Step\n\n[task.data for task in Step("{pathspec}")]\n```'
-    return {"pathspec": dg.MetadataValue.text(pathspec), "retrieve": dg.MetadataValue.md(snippet)}
+    code = f'from metaflow import Step, namespace\n\nnamespace(None)\n[task.data for task in Step("{pathspec}")]'
+    return {"pathspec": dg.MetadataValue.text(pathspec), "retrieve": dg.MetadataValue.md(f"```python\n{code}\n```")}
 
 
 def _materialization(

@@ -165,6 +165,11 @@ class _Attempt:
         }
 
 
+def _is_last_attempt(context: dg.OpExecutionContext) -> bool:
+    policy = context.job_def.get_retry_policy_for_handle(context.op_handle)
+    return policy is not None and context.retry_number >= policy.max_retries
+
+
 def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
@@ -172,7 +177,8 @@ def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRep
         raise dg.Failure(
             report.failure.description,
             metadata=report.failure_metadata(logs),
-            allow_retries=report.failure.allow_retries,
+            # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
+            allow_retries=report.failure.allow_retries and not _is_last_attempt(context),
         ) from report.failure.exception
     if report.is_cached:
         context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")

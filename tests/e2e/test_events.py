@@ -133,6 +133,8 @@ def test_event_log_has_the_users_traceback_and_causes_of_each_attempt(project):
     for number, event in enumerate(attempts):
         causes = _causes(event.event_specific_data.error)
         assert f"Step only of flow ChainFlow (attempt {number}) failed: LookupError: no settings" in causes[-3].message
+        # the last one says first what happened, and not that the retries are used up
+        assert (causes[0].cls_name == "Failure") == (number == 1)
         lookup, decode = causes[-2:]
         assert lookup.message == "LookupError: no settings\n"
         assert lookup.cls_name == "LookupError"

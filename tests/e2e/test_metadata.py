@@ -152,8 +152,8 @@ def test_several_cards_of_a_step(cards):
     assert "left" in Path(metadata["card left"].value).name
     assert metadata["card left content"].value == "the left one"
     assert "*and 10 more rows*" in metadata["card right content"].value
-    assert "a page of its own" in Path(metadata["card html"].value).read_text()
-    assert "card html content" not in metadata
+    assert "/several/several" in Path(metadata["card taskspec_card"].value).read_text()
+    assert "card taskspec_card content" not in metadata
 
 
 def test_card_of_the_attempt_that_succeeded(cards):

@@ -17,10 +17,9 @@ class CardsFlow(FlowSpec):
 
     @card(id="left", type="blank")
     @card(id="right", type="blank")
-    @card(type="html", options={"attribute": "page"})
+    @card(type="taskspec_card")
     @step
     def several(self):
-        self.page = "<html><body>a page of its own</body></html>"
         current.card["left"].append(Markdown("the left one"))
         current.card["right"].append(Table([[number] for number in range(30)], headers=["n"]))
         self.next(self.retried)
