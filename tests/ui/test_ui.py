@@ -147,6 +147,7 @@ def test_run_is_found_by_its_metaflow_run_id(page: Page, failed_run: str, traine
 
 def test_each_task_of_a_foreach_has_its_own_log(page: Page, dev: DagsterDev) -> None:
     run = dev.launch("SweepFlow", starts=2)
+    dev.wait_for(run, "SUCCESS")
     page.goto(f"/runs/{run}")
     for index, other in ((0, 1), (1, 0)):
         show_stdout(page, f"descend[{index}]")
