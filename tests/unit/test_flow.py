@@ -45,7 +45,10 @@ def test_environment_leads_to_the_datastore(flow, tmp_path):
     assert environment == {
         "METAFLOW_UI_URL": "https://ui",
         "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(tmp_path),
+        "METAFLOW_DATATOOLS_LOCALROOT": str(tmp_path / ".metaflow" / "data"),
     }
+    environment = flow.environment({"USER": "bob", "METAFLOW_DATATOOLS_LOCALROOT": "/elsewhere"})
+    assert "METAFLOW_DATATOOLS_LOCALROOT" not in environment
 
 
 def test_step_command_is_metaflows(flow, tmp_path):
