@@ -54,7 +54,9 @@ def show_steps(result) -> None:
             print(f"    {event.step_key:14} done in {seconds:4.1f} s, attempt {attempt}: {metadata['pathspec'].value}")
         elif event.event_type in (kinds.STEP_UP_FOR_RETRY, kinds.STEP_FAILURE):
             error = event.event_specific_data.error
-            reason = (error.cause or error).message.partition("Failure: ")[2].strip()
+            while error.cls_name != "Failure" and error.cause is not None:
+                error = error.cause
+            reason = error.message.partition("Failure: ")[2].strip()
             again = ", is tried again" if event.event_type == kinds.STEP_UP_FOR_RETRY else ""
             print(f"    {event.step_key:14} failed{again}: {reason}")
 
