@@ -62,3 +62,30 @@ def test_limit_is_on_the_steps_code_not_on_its_imports(project):
         "if __name__ == '__main__':\n    SlowImportFlow()\n",
     )
     assert flows.run("flow.py").success
+
+
+@pytest.mark.parametrize(("jump", "sleep", "is_late"), [("+ 86400", 2, False), ("- 86400", 60, True)])
+def test_limits_do_not_follow_the_wall_clock(project, jump, sleep, is_late):
+    flows: Project = project()
+    (flows.folder / "clock").mkdir()
+    # the clock jumps by a day as soon as each process has run for half a second
+    flows.write(
+        "clock/sitecustomize.py",
+        "import time\nclock, started = time.time, time.monotonic()\n"
+        f"time.time = lambda: clock() {jump} * (time.monotonic() - started > 0.5)\n",
+    )
+    flows.write(
+        "flow.py",
+        "import signal, time\nfrom metaflow import FlowSpec, step, timeout\n\n"
+        "class ClockFlow(FlowSpec):\n    @timeout(seconds=4)\n    @step\n    def only(self):\n"
+        f"        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n        time.sleep({sleep})\n"
+        "        self.year = time.gmtime(time.time()).tm_year\n\n"
+        "if __name__ == '__main__':\n    ClockFlow()\n",
+    )
+    job = flows.job("flow.py", f"--step-env=PYTHONPATH={flows.folder / 'clock'}")
+    started = time.monotonic()
+    result = execute(job)
+    assert result.success != is_late
+    assert time.monotonic() - started < 30
+    if is_late:
+        assert "timed out after 4 s" in failure_description(failures(result, "only")[0])
