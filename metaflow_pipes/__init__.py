@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metaflow_pipes.compiler import DagsterCompiler
-    from metaflow_pipes.errors import CompileError
+    from metaflow_pipes.errors import CompileError, DeploymentError
 
-__all__ = ["CompileError", "DagsterCompiler"]
+__all__ = ["CompileError", "DagsterCompiler", "DeploymentError"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,8 +17,8 @@ def __getattr__(name: str) -> object:
         from metaflow_pipes.compiler import DagsterCompiler
 
         return DagsterCompiler
-    if name == "CompileError":
-        from metaflow_pipes.errors import CompileError
+    if name in ("CompileError", "DeploymentError"):
+        from metaflow_pipes import errors
 
-        return CompileError
+        return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

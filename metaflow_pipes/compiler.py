@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -14,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaflow_pipes.deployment.deployments import default_definitions_file, read_deployment, register
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.files import replacing
 from metaflow_pipes.lowering import check_step_env, lower
 from metaflow_pipes.model import FlowModel, FromRunEnvironment, JobModel, JobOptions
 from metaflow_pipes.rendering import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dagster import EnvVar
+
+    from metaflow_pipes.deployment.deployments import Deployment
 
 
 class CompileWarning(UserWarning):
@@ -120,7 +121,7 @@ class DagsterCompiler:
         return render(job, resolve_definitions_file(job, definitions_file))
 
     def write(self, definitions_file: str | os.PathLike[str] | None = None) -> Path:
-        """Compile the flow and write the definitions file, whole or not at all.
+        """Compile the flow, write the definitions file, whole or not at all, and register it under the job's name.
 
         Args:
             definitions_file: The path of the file; the default is that of `compile`.
@@ -131,7 +132,10 @@ class DagsterCompiler:
         Raises:
             CompileError: As for `compile`; or the file can't be written.
         """
-        return write_definitions(self._job(), definitions_file)
+        deployment, problems = deploy(self._job(), definitions_file)
+        for problem in problems:
+            warnings.warn(problem, CompileWarning, stacklevel=2)
+        return deployment.definitions_file
 
     def _job(self) -> JobModel:
         if self._flow is None:
@@ -177,6 +181,31 @@ def check_tags(tags: Sequence[str]) -> None:
         raise CompileError(f"A tag can't be used: {error.message}") from None
 
 
+def deploy(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> tuple[Deployment, tuple[str, ...]]:
+    """Write a job's definitions file, and let other processes find it by the job's name.
+
+    Args:
+        job: The job.
+        definitions_file: The path of the file, or None for the default one.
+
+    Returns:
+        The deployment, and what went wrong beside that, each a sentence.
+
+    Raises:
+        CompileError: As for `write_definitions`.
+    """
+    deployment = read_deployment(write_definitions(job, definitions_file))
+    try:
+        register(deployment)
+    except OSError as error:
+        problem = (
+            f"The deployment can't be found by its name, since {error.filename} can't be written ({error.strerror}). "
+            "Set METAFLOW_HOME to a folder that can be, or give --definitions-file to later commands."
+        )
+        return deployment, (problem,)
+    return deployment, ()
+
+
 def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> Path:
     """Render a job and write the definitions file, whole or not at all.
 
@@ -197,7 +226,7 @@ def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | 
         raise CompileError(f"The definitions file can't be the flow file itself, {path}. Choose another name.")
     text = render(job, path)
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CompileError(f"{path} can't be written: {error.strerror or error}.") from None
@@ -206,28 +235,7 @@ def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | 
 
 def resolve_definitions_file(job: JobModel, definitions_file: str | os.PathLike[str] | None) -> Path:
     """The absolute path of a definitions file; the default is `<job name, lower case>_dagster.py` here."""
-    return Path(os.path.abspath(definitions_file or f"{job.name.lower()}_dagster.py"))
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside a path, which takes its place at the end, with its mode, unless something fails."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return Path(os.path.abspath(definitions_file or default_definitions_file(job.name)))
 
 
 def _plain(value: Any) -> str | FromRunEnvironment:

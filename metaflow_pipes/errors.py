@@ -1,4 +1,4 @@
-"""The error of everything that the user of the compiler can mend."""
+"""The errors of everything that the user can mend."""
 
 from __future__ import annotations
 
@@ -8,4 +8,11 @@ class CompileError(Exception):
 
     The message says what is wrong, where (flow, step, decorator or option), and how to mend it. On the command
     line it becomes a `MetaflowException`: one message and exit code 1.
+    """
+
+
+class DeploymentError(Exception):
+    """A deployment that is not there, can't be read, or is not the caller's to change.
+
+    As with `CompileError`, the message says what, where, and how to mend it.
     """

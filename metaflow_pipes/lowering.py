@@ -68,7 +68,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         CompileError: An option can't be used; names it and says what is allowed.
     """
     _check_log_level(options)
-    name = _job_name(flow, options)
+    name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     op_names = _op_names([step.name for step in flow.steps], taken={name})
     outputs = {
         step.name: {target: op_names[target] for target in step.exits}
@@ -91,27 +91,33 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     )
 
 
-def _default_job_name(flow: FlowModel) -> str:
-    """The job's name if the user gives none: the flow's; with `@project`, project, branch and flow."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", flow.deployment_name)
+def job_name(flow: str, deployment_name: str, name: str | None, *, is_project: bool) -> str:
+    """The name of a flow's job.
 
+    Args:
+        flow: The flow's name.
+        deployment_name: With `@project`, that of project, branch and flow; else the flow's name.
+        name: What the user asks for, or None for the default: the deployment's name.
+        is_project: Whether the flow has `@project`.
 
-def _job_name(flow: FlowModel, options: JobOptions) -> str:
-    if options.name is None:
-        name = _default_job_name(flow)
+    Raises:
+        CompileError: Dagster or Metaflow does not allow the name.
+    """
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", deployment_name)
         return f"{name}_" if name in RESERVED_NAMES else name
-    if flow.is_project:
+    if is_project:
         raise CompileError(
-            f"--name can't be used with flow *{flow.name}*, because it has @project: the job's name is made of "
+            f"--name can't be used with flow *{flow}*, because it has @project: the job's name is made of "
             "project, branch and flow. Use --branch or --production before `dagster` instead."
         )
-    if not _VALID_NAME.fullmatch(options.name) or options.name in RESERVED_NAMES:
+    if not _VALID_NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise CompileError(
-            f"{options.name!r} can't be the name of a Dagster job. A name consists of letters A-Z and a-z, digits "
+            f"{name!r} can't be the name of a Dagster job. A name consists of letters A-Z and a-z, digits "
             f"and underscores, and is none of the words that Dagster or Python reserve "
             f"({', '.join(sorted(RESERVED_NAMES - frozenset(keyword.kwlist)))}, and Python's keywords)."
         )
-    return options.name
+    return name
 
 
 def _is_free_identifier(name: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 for variable in [name for name in os.environ if name.startswith(("METAFLOW_", "DAGSTER_"))]:
     del os.environ[variable]
 os.environ["METAFLOW_USER"] = "tester"
-os.environ["METAFLOW_HOME"] = os.devnull
+# Where deployments and production tokens are stored: nothing of the tests stays in the user's home.
+os.environ["METAFLOW_HOME"] = tempfile.mkdtemp(prefix="metaflow-home-")
+atexit.register(shutil.rmtree, os.environ["METAFLOW_HOME"], ignore_errors=True)
 # As in an activated virtual environment: Metaflow's own runner starts parallel workers with the PATH's `python`.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 # Background jobs of a shell ignore SIGINT. Dagster would then ignore SIGTERM, too, and so would what the tests start.
@@ -30,6 +35,14 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pictures", action="store_true", help="let tests/ui take the pictures in docs/images")
+
+
+@pytest.fixture(autouse=True)
+def metaflow_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A test's own folder for deployments and production tokens."""
+    folder = tmp_path / "metaflow_home"
+    monkeypatch.setenv("METAFLOW_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from metaflow.exception import MetaflowException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from metaflow_pipes.deployment.deployments import Deployment
 
 
 class DagsterException(MetaflowException):
@@ -34,13 +37,18 @@ def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-dagster = click.Group("dagster", help="Commands related to Dagster.")
+# `--name` stands here for all commands; they find it in the parent of their context.
+dagster = click.Group(
+    "dagster",
+    help="Commands related to Dagster.",
+    params=[click.Option(["--name"], default=None, help="The name of the Dagster job. [default: the flow's name]")],
+)
 cli = click.Group(commands={"dagster": dagster})
 
 
 @dagster.command(help="Compile this flow into a Dagster definitions file.")
 @click.argument("definitions_file", required=False, type=click.Path())
-@click.option("--name", default=None, help="The name of the Dagster job. [default: the flow's name]")
+@click.option("--name", default=None, help="The same as --name before `create`.")
 @click.option(
     "--tag",
     "tags",
@@ -88,9 +96,15 @@ cli = click.Group(commands={"dagster": dagster})
     help="The import path of a subclass of metaflow_pipes.runtime.DagsterMetaflowTranslator, which says how steps "
     "become Dagster assets.",
 )
-@click.pass_obj
+@click.option(
+    "--deployer-attribute-file",
+    default=None,
+    hidden=True,
+    help="Write what was deployed to this file, as JSON, for Metaflow's Deployer.",
+)
+@click.pass_context
 def create(
-    obj: Any,
+    context: Any,
     definitions_file: str | None,
     name: str | None,
     tags: tuple[str, ...],
@@ -101,17 +115,20 @@ def create(
     executor: str,
     log_level: str,
     translator: str | None,
+    deployer_attribute_file: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
-    from metaflow_pipes.compiler import check_tags, write_definitions
+    from metaflow_pipes.compiler import check_tags, deploy
+    from metaflow_pipes.deployment.deployments import chosen_name
     from metaflow_pipes.lowering import lower, parse_step_env
     from metaflow_pipes.model import JobOptions
     from metaflow_pipes.reader import read_flow
 
-    with _clear_errors():
+    obj = context.obj
+    with clear_errors():
         check_tags(tags)
         options = JobOptions(
-            name=name,
+            name=chosen_name(context, name),
             tags=tags,
             namespace=user_namespace,
             step_env=parse_step_env(step_env),
@@ -121,8 +138,11 @@ def create(
             translator=translator,
         )
         job = lower(read_flow(obj, decospecs), options)
-        path = write_definitions(job, definitions_file)
-    for warning in job.warnings:
+        deployment, problems = deploy(job, definitions_file)
+        if deployer_attribute_file is not None:
+            _write_deployer_attributes(obj, deployment, deployer_attribute_file)
+    path = deployment.definitions_file
+    for warning in (*job.warnings, *problems):
         obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
     shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     echo = functools.partial(obj.echo, no_bold=True)
@@ -144,15 +164,30 @@ def read(obj: Any, model_file: str, decospecs: tuple[str, ...]) -> None:
 
     from metaflow_pipes.reader import read_flow
 
-    with _clear_errors():
+    with clear_errors():
         Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
 
 
+def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> None:
+    """Tell Metaflow's Deployer what was deployed. It reads a pipe, so this is written once, and whole."""
+    attributes = {
+        "name": deployment.name,
+        "flow_name": deployment.flow_name,
+        "metadata": obj.metadata.metadata_str(),
+        "additional_info": {"definitions_file": str(deployment.definitions_file)},
+    }
+    try:
+        Path(file).write_text(json.dumps(attributes), encoding="utf-8")
+    except OSError as error:
+        raise DagsterException(f"--deployer-attribute-file {file} can't be written: {error.strerror}.") from None
+
+
 @contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    from metaflow_pipes.errors import CompileError
+def clear_errors() -> Iterator[None]:
+    """Show what the user can mend as Metaflow does: one message, and exit code 1."""
+    from metaflow_pipes.errors import CompileError, DeploymentError
 
     try:
         yield
-    except CompileError as error:
+    except (CompileError, DeploymentError) as error:
         raise DagsterException(str(error)) from None

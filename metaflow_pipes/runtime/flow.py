@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shlex
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from metaflow_pipes.locations import beside, run_folder, staleness
 from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep, asset_specs
 
 if TYPE_CHECKING:
@@ -107,42 +105,22 @@ class MetaflowFlow:
     @property
     def path(self) -> Path:
         """The absolute path of the flow file."""
-        return self._near_definitions(self.file)
+        return beside(self.definitions_file, self.file)
 
     @property
     def folder(self) -> str:
         """The absolute path of the folder where the steps run; the flow file's if the other is gone."""
-        folder = self._near_definitions(self.working_directory)
-        return str(folder if folder.is_dir() else self.path.parent)
+        return str(run_folder(self.definitions_file, self.working_directory, self.path))
 
     @property
     def root(self) -> str:
         """The datastore's root: an absolute path or a URL."""
-        return str(self._near_definitions(self.datastore_root)) if self.datastore == "local" else self.datastore_root
-
-    def _near_definitions(self, path: str) -> Path:
-        return Path(os.path.abspath(Path(self.definitions_file).parent / path))
+        is_local = self.datastore == "local"
+        return str(beside(self.definitions_file, self.datastore_root)) if is_local else self.datastore_root
 
     def staleness(self) -> str | None:
         """Why the definitions file no longer fits the flow file, or None if it does."""
-        again = f"Compile the flow again: {self._create_command()}"
-        try:
-            digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        except OSError as error:
-            reason = "is gone" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
-            return f"The file of the Metaflow flow {self.name}, {self.path}, {reason}. {again}"
-        if self.fingerprint != f"sha256:{digest}":
-            return (
-                f"The Metaflow flow {self.name} in {self.path} has changed since {self.definitions_file} was "
-                f"compiled from it. {again}"
-            )
-        return None
-
-    def _create_command(self) -> str:
-        """The shell command, for the folder where the flow was compiled, that makes the definitions file anew."""
-        files = [os.path.relpath(path, self.folder) for path in (self.path, Path(self.definitions_file).absolute())]
-        flow_file, definitions_file = map(shlex.quote, files)
-        return f"python {flow_file} dagster create {definitions_file}"
+        return staleness(self.name, self.path, self.fingerprint, self.definitions_file, Path(self.folder))
 
     def config_schema(self) -> dict[str, dg.Field]:
         """The run config of the start op: a field for each parameter."""

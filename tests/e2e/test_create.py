@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 from support import Project, execute, job_of, load
 
 from metaflow_pipes import CompileError, DagsterCompiler
+from metaflow_pipes.deployment.deployments import find_deployment, registered
 
 OLD = "# the old definitions\n"
 
@@ -60,6 +64,50 @@ def test_name_max_workers_and_executor(project):
     assert flows.job("one_step.py", "--executor", "in_process").executor_def.name == "in_process"
     custom = flows.job("one_step.py", "--executor", "dagster:multi_or_in_process_executor")
     assert custom.executor_def.name == "multi_or_in_process_executor"
+
+
+def test_name_stands_before_or_behind_the_command(project):
+    flows: Project = project("one_step.py")
+    for arguments in (["--name", "n", "create", "defs.py"], ["--name", "n", "create", "defs.py", "--name", "n"]):
+        assert "Dagster job n " in flows.metaflow("one_step.py", "dagster", *arguments).stdout
+    finished = flows.metaflow("one_step.py", "dagster", "--name", "a", "create", "--name", "b", check=False)
+    assert finished.returncode == 1
+    assert "--name is given twice, as a before and as b behind create" in finished.stdout
+
+
+def test_deployment_is_found_by_its_name(project, monkeypatch):
+    flows: Project = project("one_step.py")
+    definitions = flows.compile("one_step.py", "--name", "nightly")
+    assert find_deployment("nightly").definitions_file == definitions
+    monkeypatch.chdir(flows.folder)
+    written = DagsterCompiler("one_step.py").write()
+    assert find_deployment("OneStepFlow").definitions_file == written
+    DagsterCompiler("one_step.py", name="text_only").compile()
+    assert sorted(deployment.name for deployment in registered()) == ["OneStepFlow", "nightly"]
+
+
+def test_deployment_goes_on_without_a_place_for_its_entry(project):
+    flows: Project = project("one_step.py")
+    shown = flows.metaflow("one_step.py", "dagster", "create", "defs.py", METAFLOW_HOME=os.devnull).stdout
+    assert "Warning: The deployment can't be found by its name" in shown
+    assert (flows.folder / "defs.py").is_file()
+
+
+def test_deployer_reads_what_was_deployed_from_a_pipe(project):
+    flows: Project = project("one_step.py")
+    pipe = flows.folder / "attributes"
+    os.mkfifo(pipe)
+    command = [sys.executable, "one_step.py", "dagster", "--name", "nightly", "create", "defs.py"]
+    process = subprocess.Popen([*command, "--deployer-attribute-file", str(pipe)], cwd=flows.folder)
+    attributes = json.loads(pipe.read_text())
+    assert (flows.folder / "defs.py").is_file()
+    assert process.wait(60) == 0
+    assert attributes == {
+        "name": "nightly",
+        "flow_name": "OneStepFlow",
+        "metadata": f"local@{flows.folder}",
+        "additional_info": {"definitions_file": str(flows.folder / "defs.py")},
+    }
 
 
 def test_compiler_passes_metaflows_options(project, monkeypatch):

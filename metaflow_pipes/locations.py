@@ -1,0 +1,52 @@
+"""Where a definitions file finds its flow, and whether it still fits it. Needs neither Dagster nor Metaflow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from pathlib import Path
+
+
+def beside(definitions_file: str | os.PathLike[str], path: str) -> Path:
+    """The absolute path of what a definitions file names relative to its folder, or absolutely."""
+    return Path(os.path.abspath(Path(definitions_file).parent / path))
+
+
+def run_folder(definitions_file: str | os.PathLike[str], working_directory: str, flow_file: Path) -> Path:
+    """Where the steps run: where the flow was compiled; the flow file's folder if that is gone."""
+    folder = beside(definitions_file, working_directory)
+    return folder if folder.is_dir() else flow_file.parent
+
+
+def staleness(
+    flow: str, flow_file: Path, fingerprint: str, definitions_file: str | os.PathLike[str], folder: Path
+) -> str | None:
+    """Why a definitions file no longer fits its flow file, or None if it does.
+
+    Args:
+        flow: The flow's name.
+        flow_file: The absolute path of the flow file.
+        fingerprint: `sha256:` and the digest of the flow file when it was compiled.
+        definitions_file: The path of the definitions file.
+        folder: Where the flow was compiled.
+    """
+    again = f"Compile the flow again: {_create_command(flow_file, definitions_file, folder)}"
+    try:
+        digest = hashlib.sha256(flow_file.read_bytes()).hexdigest()
+    except OSError as error:
+        reason = "is gone" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+        return f"The file of the Metaflow flow {flow}, {flow_file}, {reason}. {again}"
+    if fingerprint != f"sha256:{digest}":
+        return (
+            f"The Metaflow flow {flow} in {flow_file} has changed since {definitions_file} was compiled from it. "
+            f"{again}"
+        )
+    return None
+
+
+def _create_command(flow_file: Path, definitions_file: str | os.PathLike[str], folder: Path) -> str:
+    """The shell command, for the folder where the flow was compiled, that makes the definitions file anew."""
+    files = [os.path.relpath(path, folder) for path in (flow_file, Path(definitions_file).absolute())]
+    flow_argument, definitions_argument = map(shlex.quote, files)
+    return f"python {flow_argument} dagster create {definitions_argument}"
