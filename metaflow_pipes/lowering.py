@@ -69,19 +69,19 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     """
     _check_log_level(options)
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
-    op_names = _op_names([step.name for step in flow.steps], taken={name})
+    names = op_names([step.name for step in flow.steps], taken={name})
     outputs = {
-        step.name: {target: op_names[target] for target in step.exits}
+        step.name: {target: names[target] for target in step.exits}
         for step in flow.steps
         if step.kind == "switch" and len(step.exits) > 1
     }
-    wiring = wire(flow.steps, outputs, op_names, taken={name})
+    wiring = wire(flow.steps, outputs, names, taken={name})
     return JobModel(
         name=name,
         function=name if _is_free_identifier(name) else f"job_{name}",
         flow=flow,
         options=options,
-        ops=tuple(_op(flow, step, op_names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        ops=tuple(_op(flow, step, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
         helpers=wiring.helpers,
         statements=wiring.statements,
         executor=_executor(options),
@@ -164,8 +164,13 @@ def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
     return {"metaflow/flow": flow.name, **{key: ", ".join(values) for key, values in tags.items()}}
 
 
-def _op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
-    """An op name for each step: the step's own where Dagster allows it, else with underscores behind it."""
+def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """An op name for each step: the step's own where Dagster allows it, else with underscores behind it.
+
+    Args:
+        steps: The names of the flow's steps.
+        taken: Names that are taken already: that of the job.
+    """
     steps = list(steps)
     taken = taken | RESERVED_NAMES
     names: dict[str, str] = {}

@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaflow._vendor import click
-from metaflow.exception import MetaflowException
+
+from metaflow_pipes.deployment.commands import DagsterException
+from metaflow_pipes.deployment.run_commands import list_runs, resume, status, terminate, trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from metaflow_pipes.deployment.deployments import Deployment
-
-
-class DagsterException(MetaflowException):
-    """A mistake of the user, as Metaflow's command line shows it."""
-
-    headline = "Dagster error"
 
 
 def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +40,8 @@ dagster = click.Group(
     params=[click.Option(["--name"], default=None, help="The name of the Dagster job. [default: the flow's name]")],
 )
 cli = click.Group(commands={"dagster": dagster})
+for command in (trigger, resume, status, list_runs, terminate):
+    dagster.add_command(command)
 
 
 @dagster.command(help="Compile this flow into a Dagster definitions file.")

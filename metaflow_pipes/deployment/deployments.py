@@ -95,6 +95,14 @@ class Deployment:
         """Whether it was compiled with `--production`, as `current.is_production`."""
         return self.branch_name is not None and self.branch_name.split(".")[0] == "prod"
 
+    @property
+    def metadata_provider(self) -> str | None:
+        """Where Metaflow's client finds its runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown."""
+        if "--metadata=local" in self.top_level_args and self.datastore == "local":
+            return f"local@{Path(self.datastore_root).parent}"
+        url = self.settings.get("METAFLOW_SERVICE_URL")
+        return f"service@{url}" if "--metadata=service" in self.top_level_args and url else None
+
     def staleness(self) -> str | None:
         """Why the definitions file no longer fits the flow file, or None if it does."""
         return staleness(

@@ -85,7 +85,12 @@ class TaskReport:
 
     def output_metadata(self) -> dict[str, dg.MetadataValue]:
         """The metadata of the op's output."""
-        known = {"duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)), **self._identity()}
+        known: dict[str, dg.MetadataValue] = {
+            "duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)),
+            **self._identity(),
+        }
+        if self.num_splits is not None:
+            known["num_splits"] = dg.MetadataValue.int(self.num_splits)
         return {**self.metadata, **{name: value for name, value in known.items() if name not in self.metadata}}
 
     def failure_metadata(self, logs_command: str) -> dict[str, dg.MetadataValue]:

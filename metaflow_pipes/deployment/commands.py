@@ -1,0 +1,91 @@
+"""What the commands of `python flow.py dagster` have in common: errors, and the flow's parameters as options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metaflow._vendor import click
+from metaflow.exception import MetaflowException
+
+from metaflow_pipes.errors import CompileError, DeploymentError
+
+# Where a command's context keeps the parameters that were given: each name with its text, or its texts.
+_GIVEN = "metaflow_pipes.parameters"
+
+
+class DagsterException(MetaflowException):
+    """A mistake of the user, as Metaflow's command line shows it: one message, and exit code 1."""
+
+    headline = "Dagster error"
+
+
+class Command(click.Command):
+    """A command whose user errors are one clear message each, and exit code 1."""
+
+    def parse_args(self, ctx: Any, args: Any) -> Any:
+        """Parse the command's arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise DagsterException(
+                f"{error.format_message()} `{ctx.command_path} --help` shows what it takes."
+            ) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (CompileError, DeploymentError) as error:
+            raise DagsterException(str(error)) from None
+
+
+class ParameterCommand(Command):
+    """A command that takes the flow's parameters, as Metaflow's `run` does: from the shell, or from the environment.
+
+    `METAFLOW_RUN_<PARAMETER>` sets a parameter that the command line does not. `given_parameters` tells which there
+    are: a deployed flow has its defaults itself.
+
+    It is to be decorated with Metaflow's `add_custom_parameters`, by which the Deployer API knows the parameters.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The command's own options and those of the parameters."""
+        own = list(getattr(self, "original_params", self.params))
+        flow_parameters = [p for _, p in ctx.obj.flow._get_parameters() if not p.IS_CONFIG_PARAMETER]
+        help_option = self.get_help_option(ctx)
+        return [*map(_ParameterOption, flow_parameters), *own, *([help_option] if help_option else [])]
+
+    def parse_args(self, ctx: Any, args: Any) -> Any:
+        """Parse the command's arguments, and take the parameters out of its keyword arguments."""
+        rest = super().parse_args(ctx, args)
+        given = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, _ParameterOption):
+                value = ctx.params.pop(option.name)
+                if value is not None and value != ():
+                    given[option.parameter.name] = value
+        ctx.meta[_GIVEN] = given
+        return rest
+
+
+def given_parameters(ctx: Any) -> dict[str, Any]:
+    """The parameters that were given to a command: each name with its text, or with the tuple of its texts."""
+    return ctx.meta[_GIVEN]
+
+
+class _ParameterOption(click.Option):
+    """The option for a parameter, without a default of its own."""
+
+    def __init__(self, parameter: Any):
+        self.parameter = parameter
+        kwargs = parameter.kwargs
+        choice = kwargs.get("type")
+        super().__init__(
+            (f"--{parameter.name}",),
+            type=choice if isinstance(choice, click.Choice) else click.STRING,
+            multiple=bool(kwargs.get("multiple")),
+            is_flag=bool(kwargs.get("is_flag")),
+            default=None,
+            envvar=f"METAFLOW_RUN_{parameter.name.replace('-', '_').upper()}",
+            help=kwargs.get("help"),
+        )

@@ -1,0 +1,41 @@
+"""Loading the job of a definitions file, in any process that runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.errors import DeploymentError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+
+def load_job(definitions_file: str, name: str) -> dg.JobDefinition:
+    """Execute a definitions file, and return its job.
+
+    Args:
+        definitions_file: The absolute path of the file.
+        name: The job.
+
+    Raises:
+        DeploymentError: The file can't be executed, or has no such job.
+    """
+    path = Path(definitions_file)
+    # as `dagster -f` does, so that a translator or an executor of the user's is found
+    for folder in (str(path.parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        return module.defs.resolve_job_def(name)
+    except Exception as error:
+        raise DeploymentError(
+            f"The job {name} of {definitions_file} can't be loaded: {type(error).__name__}: {error}"
+        ) from error
