@@ -27,8 +27,9 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
+            message = error.format_message().rstrip(".")
             raise DagsterException(
-                f"{error.format_message()} `{ctx.command_path} --help` shows what it takes."
+                f"{message[:1].upper()}{message[1:]}. `{ctx.command_path} --help` shows what it takes."
             ) from None
 
     def invoke(self, ctx: Any) -> Any:
@@ -87,5 +88,6 @@ class _ParameterOption(click.Option):
             is_flag=bool(kwargs.get("is_flag")),
             default=None,
             envvar=f"METAFLOW_RUN_{parameter.name.replace('-', '_').upper()}",
+            metavar=None if kwargs.get("is_flag") else str(click.types.convert_type(choice).name).upper(),
             help=kwargs.get("help"),
         )

@@ -30,6 +30,7 @@ from metaflow_pipes.deployment.runs import (
     RunStatus,
     StepEvent,
     metaflow_run_id,
+    reason_of,
 )
 from metaflow_pipes.deployment.services import DEFAULT_HOME, HOME_VARIABLE
 from metaflow_pipes.errors import DeploymentError
@@ -271,7 +272,7 @@ def _failure_message(event: Any) -> str:
         return failure.description
     # a retry's own error is that of Dagster's request for it
     innermost = error if error is None or error.cause is None else error.cause
-    return event.message if innermost is None else innermost.message.strip()
+    return event.message if innermost is None else reason_of(innermost.message)
 
 
 def _workers(dagster_run_id: str) -> list[int]:

@@ -64,12 +64,12 @@ class Progress:
     """Follows the events of a run.
 
     Args:
-        foreach_of: For each step within a foreach, by its op's name: the step whose items it takes.
+        steps: The ops of the flow's steps, each with the op of the foreach whose items it takes all of, or None.
         console: Where to print what happens; None to print nothing.
     """
 
-    def __init__(self, foreach_of: Mapping[str, str], console: Console | None = None):
-        self._foreach_of = foreach_of
+    def __init__(self, steps: Mapping[str, str | None], console: Console | None = None):
+        self._foreach_of = steps
         self._console = console
         self._steps: dict[str, _Step] = {}
         self._splits: dict[str, int] = {}
@@ -79,6 +79,8 @@ class Progress:
         """Take what has happened, and print it if there is a console for that."""
         for event in events:
             name = event.step_key.partition("[")[0]
+            if name not in self._foreach_of:  # an op that only regroups tasks
+                continue
             if event.kind == "STEP_OUTPUT":
                 self._splits[name] = self._splits.get(name, 0) + (event.num_splits or 0)
                 continue
@@ -88,6 +90,14 @@ class Progress:
             line = self._line(name, step, event, before)
             if line is not None and self._console is not None:
                 self._console.print(line, highlight=False, markup=False)
+
+    def finish(self) -> None:
+        """Take the end of the run: nothing runs any more, and nothing is tried again."""
+        for step in self._steps.values():
+            for key in (*step.running, *step.retrying):
+                step.move(key, "failed")
+            if not step.failed:
+                step.total = len(step.done) if step.total is None else step.total
 
     def _move(self, step: _Step, event: StepEvent) -> None:
         if event.kind in ("STEP_START", "STEP_RESTARTED"):
@@ -103,8 +113,7 @@ class Progress:
             step.move(event.step_key, "failed")
             self.failures.append((event.step_key, event.message or ""))
         step.ended_at = event.timestamp
-        name = event.step_key.partition("[")[0]
-        step.total = self._splits.get(self._foreach_of.get(name, ""))
+        step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "")
 
     def _line(self, name: str, step: _Step, event: StepEvent, before: str | None) -> str | None:
         """What to print of an event, if anything: of a foreach, its begin and end and what goes wrong."""
@@ -135,14 +144,14 @@ class Progress:
 
 
 def watch(
-    service: DagsterService, run: RunRecord, foreach_of: Mapping[str, str], console: Console
+    service: DagsterService, run: RunRecord, steps: Mapping[str, str | None], console: Console
 ) -> tuple[RunRecord, list[tuple[str, str]]]:
     """Show a run until it has ended.
 
     Args:
         service: Where it runs.
         run: The run.
-        foreach_of: As for `Progress`.
+        steps: As for `Progress`.
         console: Where to show it.
 
     Returns:
@@ -151,7 +160,7 @@ def watch(
     Raises:
         DeploymentError: The service can't be asked any more, for two minutes.
     """
-    progress = Progress(foreach_of, None if console.is_terminal else console)
+    progress = Progress(steps, None if console.is_terminal else console)
     live = Live(progress, console=console, refresh_per_second=4) if console.is_terminal else contextlib.nullcontext()
     cursor: str | None = None
     answered_at = time.monotonic()
@@ -170,6 +179,7 @@ def watch(
                 if current is None:
                     raise DeploymentError(f"Run {run.metaflow_run_id} is no longer there: {service} has deleted it.")
                 if current.status.is_finished:
+                    progress.finish()
                     return current, progress.failures
             time.sleep(_POLL_SECONDS)
 
@@ -192,7 +202,7 @@ def duration(seconds: float) -> str:
 
 def _items(step: _Step) -> Table | Text:
     count = len(step.done)
-    if step.total is None:
+    if step.total is None or len(step.done | step.failed) == step.total == 1:
         tasks = len(step.running) + len(step.retrying) + len(step.failed) + count
         return Text(f"{count} of {tasks}", "dim") if tasks > 1 else Text("")
     row = Table.grid(padding=(0, 1))

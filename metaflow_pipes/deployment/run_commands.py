@@ -148,6 +148,8 @@ class _Launch:
         problem = self.deployment.staleness()
         if problem is not None:
             raise DagsterException(problem)
+        if run_id_file is not None and not os.access(Path(os.path.abspath(run_id_file)).parent, os.W_OK):
+            raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
         self.service = connect(url)
 
     def given(self) -> dict[str, Any]:
@@ -208,8 +210,10 @@ def status(obj: Any, run: str, url: str | None) -> None:
 
     service = connect(url)
     found = find_run(service, obj.flow.name, run)
-    progress = Progress(_foreach_of(obj, found))
+    progress = Progress(_steps(obj, found))
     progress.take(service.events(found.dagster_run_id, None)[0])
+    if found.status.is_finished:
+        progress.finish()
     console = _console()
     lines = [
         ("Status", found.status.value),
@@ -294,7 +298,7 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
     from metaflow_pipes.deployment.runs import RunStatus
 
     try:
-        ended, failures = watch(service, run, _foreach_of(obj, run), _console(stderr=True))
+        ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
     except KeyboardInterrupt:
         program = shlex.quote(Path(obj.entrypoint[-1]).name)
         raise DagsterException(
@@ -309,17 +313,39 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
     obj.echo_always(f"Run {run.pathspec} succeeded{took}.", fg="green", no_bold=True, highlight=None)
 
 
-def _foreach_of(obj: Any, run: RunRecord) -> dict[str, str]:
-    """For the op of each step within a foreach, the op of the step whose items it takes."""
+def _steps(obj: Any, run: RunRecord) -> dict[str, str | None]:
+    """The ops of the flow's steps, each with that of the foreach whose items it takes, if it takes all of them."""
     from metaflow_pipes.lowering import op_names
 
-    names = op_names([node.name for node in obj.graph], taken={run.job_name})
-    found = {}
-    for node in obj.graph:
+    graph = {node.name: node for node in obj.graph}
+    names = op_names(graph, taken={run.job_name})
+    steps: dict[str, str | None] = {}
+    for node in graph.values():
         parents = node.split_parents[:-1] if node.type == "join" else node.split_parents
-        foreach = [name for name in parents if obj.graph[name].type == "foreach"]
-        if foreach:
-            found[names[node.name]] = names[foreach[-1]]
+        loops = [parent for parent in parents if graph[parent].type == "foreach"]
+        takes_all = bool(loops) and not any(
+            _is_way(graph, switch, node.name)
+            for switch in graph
+            if graph[switch].type == "split-switch" and loops[-1] in graph[switch].split_parents
+        )
+        steps[names[node.name]] = names[loops[-1]] if takes_all else None
+    return steps
+
+
+def _is_way(graph: Mapping[str, Any], switch: str, step: str) -> bool:
+    """Whether a switch can go on to a step, and can also pass it by."""
+    exits = [name for name in graph[switch].out_funcs if name != switch]
+    return len({step in _below(graph, name) for name in exits}) == 2
+
+
+def _below(graph: Mapping[str, Any], step: str) -> set[str]:
+    """A step and all that can come behind it."""
+    found, todo = set(), [step]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += graph[name].out_funcs
     return found
 
 

@@ -42,6 +42,8 @@ STEP_EVENTS = frozenset(
         "STEP_RESTARTED",
     }
 )
+# What Dagster calls the end of a step that is ended with its run.
+INTERRUPTION = "DagsterExecutionInterruptedError"
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
 
@@ -207,6 +209,13 @@ class OnCreated(Protocol):
     def __call__(self, run: RunRecord, /) -> None:
         """Take the run, which has no step yet."""
         ...
+
+
+def reason_of(message: str) -> str:
+    """Why a step has failed, from Dagster's message of its error."""
+    if INTERRUPTION in message:
+        return "was ended with the run"
+    return message.strip()
 
 
 def metaflow_run_id(dagster_run_id: str) -> str:

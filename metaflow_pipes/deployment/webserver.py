@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from metaflow_pipes.deployment.runs import SPLITS_METADATA, STEP_EVENTS, RunRecord, RunStatus, StepEvent
+from metaflow_pipes.deployment.runs import SPLITS_METADATA, STEP_EVENTS, RunRecord, RunStatus, StepEvent, reason_of
+from metaflow_pipes.deployment.services import URL_VARIABLE
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Webserver:
         self._headers = {"Dagster-Cloud-Api-Token": token} if token else {}
 
     def __str__(self) -> str:
-        return f"the Dagster deployment at {self._url}"
+        return f"Dagster at {self._url}"
 
     def launch(
         self,
@@ -223,7 +224,12 @@ class Webserver:
         except requests.JSONDecodeError:
             raise DeploymentError(f"What answers at {self._url}/graphql is no Dagster webserver.") from None
         except requests.RequestException as error:
-            raise DeploymentError(f"{self} can't be reached: {error}") from None
+            response = error.response
+            reason = type(error).__name__ if response is None else f"{response.status_code} {response.reason}"
+            raise DeploymentError(
+                f"{self} can't be reached ({reason}). Is the webserver running there? Its address is that of --url or "
+                f"{URL_VARIABLE}."
+            ) from None
         if answer.get("errors"):
             raise DeploymentError(f"{self} answers: {answer['errors'][0].get('message')}")
         return answer["data"][field]
@@ -252,7 +258,8 @@ def _step_event(event: Mapping[str, Any]) -> StepEvent:
     if event["eventType"] in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         error = event.get("error") or {}
         innermost = (error.get("causes") or [error])[-1].get("message")
-        message = (event.get("failureMetadata") or {}).get("description") or innermost or event["message"]
+        described = (event.get("failureMetadata") or {}).get("description")
+        message = described or reason_of(innermost or event["message"])
     return StepEvent(
         kind=event["eventType"],
         step_key=event["stepKey"],
