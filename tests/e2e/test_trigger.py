@@ -1,0 +1,309 @@
+"""Runs from the shell: launched in the background, watched, listed and ended, on the instance of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from support import Project, values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SLOW_FLOW = """
+import os
+import time
+
+from metaflow import FlowSpec, step
+
+
+class SlowFlow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.wait)
+
+    @step
+    def wait(self):
+        with open("pid", "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(300)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    SlowFlow()
+"""
+pytestmark = pytest.mark.xdist_group("trigger")
+
+SUCCEEDED, FAILED, TERMINATED = "SUCCEEDED", "FAILED", "TERMINATED"
+
+
+class Shell:
+    """The commands of a project on an instance of its own."""
+
+    def __init__(self, flows: Project, home: Path):
+        self.flows = flows
+        self.home = home
+
+    def __call__(self, flow: str, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        variables = {"DAGSTER_HOME": str(self.home), **env}
+        return self.flows.metaflow(flow, "--quiet", "dagster", *arguments, check=check, **variables)
+
+    def triggered(self, flow: str, *arguments: str, **env: str) -> str:
+        """The Metaflow run id of a new run."""
+        self(flow, "trigger", "--run-id-file", "run_id", *arguments, **env)
+        return (self.flows.folder / "run_id").read_text()
+
+    def status(self, flow: str, run_id: str) -> str:
+        return self(flow, "status", run_id).stdout.split("Status:")[1].split()[0]
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.home))
+
+    def reaches(self, run_id: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        with self.instance() as instance:
+
+            def run_if_finished() -> Any:
+                run = instance.get_run_by_id(run_id.removeprefix("dagster-"))
+                return run is not None and run.is_finished and run
+
+            run = wait_until(run_if_finished)
+            assert run.status == status
+            return run
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    give_up_at = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    return value
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("trigger")
+    flows = Project.of(folder / "project", "parameters.py", "required.py", "flaky.py", "foreach.py")
+    flows.write("data.txt", "the data\n")
+    flows.write("slow.py", SLOW_FLOW)
+    for flow in ("parameters", "required", "flaky", "foreach", "slow"):
+        flows.compile(f"{flow}.py", "--executor", "in_process", to=f"{flow}flow_dagster.py")
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").touch()
+    yield Shell(flows, home)
+    subprocess.run(["pkill", "-KILL", "-f", str(flows.folder)], check=False)
+
+
+def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
+    finished = shell("flaky.py", "trigger", "--number", "-1", "--run-id-file", "run_id")
+    run_id = (shell.flows.folder / "run_id").read_text()
+    assert f"FlakyFlow/{run_id}" in finished.stdout
+    assert f"/runs/{run_id.removeprefix('dagster-')}" in finished.stdout
+    shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
+    run = shell.flows.metaflow_run("FlakyFlow", run_id)
+    assert run["start"].task.exception is not None
+    assert shell.status("flaky.py", run_id) == FAILED
+
+
+def test_wait_shows_the_steps_and_succeeds_with_the_run(shell):
+    finished = shell("foreach.py", "trigger", "--wait")
+    assert finished.returncode == 0
+    lines = finished.stdout.splitlines()
+    assert "start: running" in lines
+    assert any(line.startswith("start: done (") for line in lines)
+    assert any(" items, " in line for line in lines)
+    assert any("succeeded after" in line for line in lines)
+
+
+def test_wait_fails_with_the_run_and_says_why(shell):
+    finished = shell("flaky.py", "trigger", "--wait", check=False)
+    assert finished.returncode == 1
+    assert "middle: failed" in finished.stdout
+    assert "ValueError: not ready" in finished.stdout
+    assert "Traceback" not in finished.stdout
+
+
+def test_every_way_to_give_a_parameter_keeps_its_type(shell):
+    text = "--a 'b' \"c\",\n{{ d }} é"
+    run_id = shell.triggered(
+        "parameters.py",
+        *("--text", text),
+        *("--run-param", "integer=-7"),
+        *("--flag", "no"),
+        *("--structure", '{"x": [1, null, true]}'),
+        *("--listed", "p,q r"),
+        *("--repeated", "5", "--repeated", "6"),
+        *("--run-param", "learning-rate=1e-9"),
+        *("--included", "data.txt"),
+        METAFLOW_RUN_FRACTION="2.5",
+        METAFLOW_RUN_INTEGER="1000",
+    )
+    shell.reaches(run_id, dg.DagsterRunStatus.SUCCESS)
+    values = values_of(shell.flows.metaflow_run("ParametersFlow", run_id))["end"]
+    expected = {
+        "text": text,
+        "integer": -7,
+        "flag": False,
+        "structure": {"x": [1, None, True]},
+        "listed": ["p", "q r"],
+        "repeated": (5, 6),
+        "dashed": 1e-9,
+        "included": "the data\n",
+        "fraction": 2.5,
+        "keyword": 1,
+    }
+    found = {name: tuple(values[name]) if name == "repeated" else values[name] for name in expected}
+    assert found == expected
+
+
+def test_status_and_lists_find_runs_by_any_of_their_ids(shell):
+    run_id = shell.triggered("flaky.py")
+    dagster_run_id = shell.reaches(run_id, dg.DagsterRunStatus.FAILURE).run_id
+    for identifier in (run_id, dagster_run_id, run_id[:20], dagster_run_id[:12], f"FlakyFlow/{run_id}"):
+        assert run_id in shell("flaky.py", "status", identifier).stdout
+    assert run_id in shell("flaky.py", "list-runs", "--failed").stdout
+    assert run_id not in shell("flaky.py", "list-runs", "--successful").stdout
+    assert run_id not in shell("flaky.py", "list-runs", "--running").stdout
+    assert run_id not in shell("foreach.py", "list-runs").stdout
+    assert len(shell("flaky.py", "list-runs", "--last", "1").stdout.splitlines()) == 2
+
+
+def test_terminated_run_leaves_nothing(shell):
+    run_id = shell.triggered("slow.py")
+    pid = _pid_of_step(shell)
+    assert shell.status("slow.py", run_id) == "RUNNING"
+    shell("slow.py", "terminate", run_id)
+    assert not _lives(pid)
+    assert shell.status("slow.py", run_id) == TERMINATED
+    again = shell("slow.py", "terminate", run_id, check=False)
+    assert again.returncode == 1
+    assert TERMINATED in again.stdout
+
+
+def test_run_that_is_canceled_from_elsewhere_ends(shell):
+    run_id = shell.triggered("slow.py")
+    pid = _pid_of_step(shell)
+    with shell.instance() as instance:
+        # what the UI's Terminate asks of an instance whose launcher does not know the run
+        assert not instance.run_launcher.terminate(run_id.removeprefix("dagster-"))
+    shell.reaches(run_id, dg.DagsterRunStatus.CANCELED)
+    wait_until(lambda: not _lives(pid), 20)
+
+
+def test_run_whose_process_is_killed_has_failed(shell):
+    run_id = shell.triggered("slow.py")
+    pid = _pid_of_step(shell)
+    _kill("execute_run", run_id)
+    shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
+    assert shell.status("slow.py", run_id) == FAILED
+    wait_until(lambda: not _lives(pid), 20)
+
+
+def test_run_all_of_whose_processes_are_killed_has_failed(shell):
+    run_id = shell.triggered("slow.py")
+    _pid_of_step(shell)
+    _kill("run_worker", run_id)
+    assert shell.status("slow.py", run_id) == FAILED
+
+
+@pytest.mark.parametrize(
+    ("flow", "arguments", "env", "words"),
+    [
+        ("flaky.py", ["trigger", "--nope", "1"], {}, ["--nope"]),
+        ("flaky.py", ["trigger", "--run-param", "nope=1"], {}, ["nope", "FlakyFlow", "number"]),
+        ("flaky.py", ["trigger", "--run-param", "nope"], {}, ["KEY=VALUE"]),
+        ("flaky.py", ["trigger", "--number", "x"], {}, ["number", "int", "'x'"]),
+        ("required.py", ["trigger"], {}, ["requires", "--"]),
+        ("flaky.py", ["trigger", "--definitions-file", "nope.py"], {}, ["nope.py"]),
+        ("flaky.py", ["trigger", "--definitions-file", "slowflow_dagster.py"], {}, ["SlowFlow", "FlakyFlow"]),
+        ("flaky.py", ["trigger", "--run-id-file", "nope/run_id"], {}, ["--run-id-file nope/run_id"]),
+        ("flaky.py", ["trigger"], {"DAGSTER_HOME": "/nope"}, ["DAGSTER_HOME", "/nope"]),
+        ("flaky.py", ["trigger", "--url", "http://localhost:9"], {}, ["http://localhost:9", "can't be reached"]),
+        ("flaky.py", ["list-runs"], {"DAGSTER_WEBSERVER_URL": "localhost"}, ["http://"]),
+        ("flaky.py", ["status", "nope"], {}, ["nope", "FlakyFlow"]),
+        ("flaky.py", ["terminate", "nope"], {}, ["nope", "FlakyFlow"]),
+        ("flaky.py", ["status"], {}, ["RUN"]),
+        ("flaky.py", ["status", "OtherFlow/dagster-1"], {}, ["OtherFlow", "FlakyFlow"]),
+    ],
+)
+def test_mistake_is_one_clear_message(shell, flow, arguments, env, words):
+    finished = shell(flow, *arguments, check=False, **env)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stdout
+    assert "Dagster error" in finished.stdout
+    for word in words:
+        assert word in finished.stdout
+
+
+def test_ambiguous_beginning_of_an_id_is_refused(shell):
+    ids = {shell.triggered("flaky.py"), shell.triggered("flaky.py")}
+    for run_id in ids:
+        shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
+    finished = shell("flaky.py", "status", "dagster-", check=False)
+    assert finished.returncode == 1
+    assert all(run_id in finished.stdout for run_id in ids)
+
+
+def test_changed_flow_is_not_triggered(project, tmp_path):
+    flows: Project = project("flaky.py")
+    flows.compile("flaky.py")
+    flows.write("flaky.py", (flows.folder / "flaky.py").read_text() + "\n")
+    finished = flows.metaflow("flaky.py", "dagster", "trigger", check=False, DAGSTER_HOME=str(tmp_path))
+    assert finished.returncode == 1
+    assert "has changed since" in finished.stdout
+    assert "dagster create" in finished.stdout
+
+
+def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp_path):
+    flows: Project = project("flaky.py")
+    flows.write("ready", "")
+    flows.compile("flaky.py", "--executor", "in_process")
+    finished = flows.metaflow("flaky.py", "dagster", "trigger", "--wait", HOME=str(tmp_path))
+    assert "DAGSTER_HOME=~/.metaflow-pipes/dagster dagster dev -f defs.py" in finished.stdout
+    listed = flows.metaflow("flaky.py", "dagster", "list-runs", HOME=str(tmp_path)).stdout
+    assert SUCCEEDED in listed
+    with dg.DagsterInstance.from_config(str(tmp_path / ".metaflow-pipes" / "dagster")) as instance:
+        (run,) = instance.get_runs()
+    assert run.is_success
+    assert run.tags["metaflow/flow"] == "FlakyFlow"
+
+
+def _pid_of_step(shell: Shell) -> int:
+    path = shell.flows.folder / "pid"
+    pid = wait_until(lambda: path.exists() and path.read_text())
+    path.unlink()
+    return int(pid)
+
+
+def _kill(what: str, run_id: str) -> None:
+    """Kill the processes of a run: what executes it, or (`run_worker`) what watches over that, too."""
+    listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], stdout=subprocess.PIPE, text=True, check=True)
+    pids = []
+    for line in listing.stdout.splitlines():
+        pid, _, command = line.strip().partition(" ")
+        is_watcher = "run_worker" in command
+        is_meant = what == "run_worker" or not is_watcher
+        if is_meant and run_id.removeprefix("dagster-") in command and "execute_run" in command:
+            pids.append((not is_watcher, int(pid)))
+    assert pids
+    for _, pid in sorted(pids):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
