@@ -17,6 +17,7 @@ from metaflow.runner.utils import get_lower_level_group, handle_timeout, tempora
 
 from metaflow_pipes.deployment.deployments import find_deployment, read_deployment, registered
 from metaflow_pipes.deployment.parameters import python_name
+from metaflow_pipes.deployment.run_commands import resume, trigger
 from metaflow_pipes.deployment.runs import RunStatus, end_run, find_run
 from metaflow_pipes.deployment.services import URL_VARIABLE, connect
 from metaflow_pipes.errors import DeploymentError
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from metaflow_pipes.deployment.deployments import Deployment
     from metaflow_pipes.deployment.runs import DagsterService, RunRecord
 
-# What Metaflow's `generate_fake_flow_file_contents` calls the types of parameters.
-_FAKE_TYPES = {"json": "JSON", "file": "FilePath"}
+
+COMMANDS: dict[str, Any] = {"trigger": trigger, "resume": resume}
 
 
 class DagsterTriggeredRun(TriggeredRun):
@@ -188,17 +189,8 @@ class DagsterDeployedFlow(DeployedFlow):
     @classmethod
     def _of(cls, deployment: Deployment, metadata: str | None) -> DagsterDeployedFlow:
         """A deployed flow by what its definitions file says: the flow file need not be there, nor its libraries."""
-        parameters = {
-            parameter.name: {
-                "name": parameter.name,
-                "python_var_name": python_name(parameter.name),
-                "type": _FAKE_TYPES.get(parameter.kind, parameter.kind),
-                "description": "",
-                "is_required": False,
-            }
-            for parameter in deployment.parameters
-        }
-        contents = generate_fake_flow_file_contents(deployment.flow_name, parameters)
+        # parameters are checked by what the definitions file says of them
+        contents = generate_fake_flow_file_contents(deployment.flow_name, {})
         folder = tempfile.TemporaryDirectory(prefix="metaflow-deployed-")
         flow_file = Path(folder.name, f"{deployment.flow_name.lower()}.py")
         flow_file.write_text(contents, encoding="utf-8")
@@ -253,13 +245,13 @@ class DagsterDeployedFlow(DeployedFlow):
         return self._run("delete", {"definitions_file": self.definitions_file, **kwargs}).process.returncode == 0
 
     def _launch(self, command: str, kwargs: Mapping[str, Any]) -> DagsterTriggeredRun:
-        names = {
-            known
-            for parameter in self._deployment().parameters
-            for known in (parameter.name, python_name(parameter.name))
-        }
-        given = {name: value for name, value in kwargs.items() if name in names}
-        options = {name: value for name, value in kwargs.items() if name not in names}
+        parameters = [parameter.name for parameter in self._deployment().parameters]
+        given = {n: value for n, value in kwargs.items() if n in parameters or n in map(python_name, parameters)}
+        options = {name: value for name, value in kwargs.items() if name not in given}
+        unknown = set(options) - {parameter.name for parameter in COMMANDS[command].original_params}
+        if unknown:
+            known = f"its parameters are: {', '.join(parameters)}" if parameters else "it has no parameters"
+            raise ValueError(f"Flow {self.flow_name} has no parameter {', '.join(sorted(unknown))}: {known}.")
         options.setdefault("definitions_file", self.definitions_file)
         with temporary_fifo() as (attribute_file_path, attribute_file_fd), tempfile.TemporaryDirectory() as folder:
             # in a file, values keep their types, and may be of any size

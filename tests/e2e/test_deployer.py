@@ -1,0 +1,203 @@
+"""Metaflow's Deployer API: flows deployed to Dagster and their runs, from Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import metaflow
+import pytest
+from metaflow import DeployedFlow, Deployer
+from metaflow.exception import MetaflowException
+from support import Project, values_of
+
+pytestmark = pytest.mark.xdist_group("deployer")
+
+CONFIGURED_FLOW = """
+from metaflow import Config, FlowMutator, FlowSpec, Parameter, config_expr, environment, step
+
+
+class Mutator(FlowMutator):
+    def pre_mutate(self, mutable_flow):
+        mutable_flow.add_parameter("added", Parameter("added", default=mutable_flow.settings.depth))
+
+
+@Mutator
+class ConfiguredFlow(FlowSpec):
+    settings = Config("settings", default_value={"depth": 1, "name": "default"})
+    number = Parameter("number", default=config_expr("settings.depth"))
+
+    @environment(vars={"NAME": config_expr("settings.name")})
+    @step
+    def start(self):
+        import os
+
+        self.seen = (self.settings.depth, self.number, self.added, os.environ["NAME"])
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    ConfiguredFlow()
+"""
+FROM_ANOTHER_PROCESS = """
+import sys
+from metaflow import DeployedFlow
+
+run = DeployedFlow.from_deployment(sys.argv[1], impl="dagster").trigger(number=7)
+run.wait_for_completion(timeout=120)
+print("seen", run.status, run.run["start"].task["seen"].data)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project, and where the instance and the deployments of this module are."""
+    folder = tmp_path_factory.mktemp("deployer")
+    flows = Project.of(folder / "project", "parameters.py", "flaky.py", "timeouts.py")
+    flows.write("data.txt", "the data\n")
+    # Metaflow's Deployer takes no flow with a parameter whose name is a keyword
+    source = (flows.folder / "parameters.py").read_text()
+    flows.write("parameters.py", source.replace('Parameter("lambda"', 'Parameter("lambda_"'))
+    flows.write("configured.py", CONFIGURED_FLOW)
+    (folder / "home").mkdir()
+    (folder / "home" / "dagster.yaml").touch()
+    return flows
+
+
+@pytest.fixture(autouse=True)
+def environment(folder: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(folder.folder.parent / "home"))
+    monkeypatch.setenv("METAFLOW_HOME", str(folder.folder.parent / "metaflow_home"))
+    monkeypatch.chdir(folder.folder)
+    # in a notebook, Metaflow's client looks for the local datastore where it was before
+    metaflow.metadata(f"local@{folder.folder}")
+
+
+def deployed(flow: str, name: str | None = None, **options: Any) -> Any:
+    return Deployer(flow, show_output=False).dagster(name=name).create(executor="in_process", **options)
+
+
+def test_deployed_flow_says_what_it_is(folder):
+    flow = deployed("flaky.py", name="another_name", tags=["nightly"])
+    assert flow.name == "another_name"
+    assert flow.flow_name == "FlakyFlow"
+    assert flow.definitions_file == str(folder.folder / "another_name_dagster.py")
+    assert os.path.isfile(flow.definitions_file)
+    assert flow.production_token.startswith("another_name-0-")
+    for identifier in (flow.name, flow.id, flow.definitions_file):
+        found = DeployedFlow.from_deployment(identifier, impl="dagster")
+        assert (found.name, found.id, found.flow_name) == (flow.name, flow.id, flow.flow_name)
+    listed = [found.name for found in DeployedFlow.list_deployed_flows("FlakyFlow", impl="dagster")]
+    assert "another_name" in listed
+
+
+def test_triggered_run_succeeds_with_parameters_of_their_types(folder):
+    given: dict[str, Any] = {
+        "text": "commas, 'quotes' \"too\"\nand lines",
+        "integer": -3,
+        "flag": False,
+        "off": True,
+        "fraction": 2,
+        "structure": {"x": [1, None, "y, z"]},
+        "structure_text": [1, 2],
+        "listed": ["p", "q r"],
+        "repeated": [5, 6],
+        "learning_rate": 1e-9,
+        "deployed": None,
+    }
+    flow = deployed("parameters.py", tags=["nightly"])
+    run = flow.trigger(**given)
+    assert run.status in ("PENDING", "RUNNING")
+    run.wait_for_completion(timeout=120)
+    assert run.status == "SUCCEEDED"
+    assert not run.is_running
+    assert run.dagster_url.endswith(f"/runs/{run.dagster_run_id}")
+    assert run.run.pathspec == run.pathspec == f"ParametersFlow/dagster-{run.dagster_run_id}"
+    assert run.run.successful
+    assert "nightly" in run.run.user_tags
+    values = values_of(run.run)["end"]
+    expected = {
+        **{name: given[name] for name in ("text", "integer", "flag", "off", "fraction", "structure", "listed")},
+        "structure_text": [1, 2],
+        "repeated": (5, 6),
+        "dashed": 1e-9,
+        "deployed": "ParametersFlow by tester",
+        "included": "the data\n",
+    }
+    assert {name: tuple(values[name]) if name == "repeated" else values[name] for name in expected} == expected
+
+
+def test_failed_run_is_failed_and_another_process_finds_it(folder):
+    flow = deployed("flaky.py")
+    run = DeployedFlow.from_deployment("FlakyFlow", impl="dagster").run(number=-1)
+    run.wait_for_completion(timeout=120)
+    assert run.status == "FAILED"
+    assert not run.run.successful
+    for run_id in (run.run.id, run.dagster_run_id):
+        again = DeployedFlow.get_triggered_run(flow.name, run_id, impl="dagster")
+        assert (again.status, again.pathspec) == ("FAILED", run.pathspec)
+    assert not again.terminate()
+
+
+def test_terminated_run_is_terminated(folder):
+    (folder.folder / "slow.py").write_text(
+        "from metaflow import FlowSpec, step\n\n\nclass SlowFlow(FlowSpec):\n    @step\n    def start(self):\n"
+        "        import time\n\n        time.sleep(300)\n        self.next(self.end)\n\n    @step\n"
+        '    def end(self):\n        pass\n\n\nif __name__ == "__main__":\n    SlowFlow()\n'
+    )
+    run = deployed("slow.py").trigger()
+    started = run.wait_for_run(check_interval=1, timeout=120)
+    assert not started.finished
+    with pytest.raises(TimeoutError):
+        run.wait_for_completion(timeout=0)
+    assert run.terminate()
+    assert run.status == "TERMINATED"
+
+
+def test_configs_and_mutators_hold_as_deployed_also_in_another_process(folder):
+    flow = (
+        Deployer("configured.py", show_output=False, config_value=[("settings", {"depth": 5, "name": "given"})])
+        .dagster()
+        .create(executor="in_process")
+    )
+    run = flow.trigger(added=6)
+    run.wait_for_completion(timeout=120)
+    assert run.run["start"].task["seen"].data == (5, 5, 6, "given")
+    finished = subprocess.run(
+        [sys.executable, "-c", FROM_ANOTHER_PROCESS, flow.id], capture_output=True, text=True, check=False
+    )
+    assert "seen SUCCEEDED (5, 7, 5, 'given')" in finished.stdout, finished.stderr
+
+
+def test_mistakes_are_told(folder):
+    flow = deployed("flaky.py")
+    with pytest.raises(ValueError, match="nope"):
+        flow.trigger(nope=1)
+    with pytest.raises(RuntimeError, match=r"number.*Int|number"):
+        flow.trigger(number="x")
+    with pytest.raises(MetaflowException, match="NoSuchDeployment"):
+        DeployedFlow.from_deployment("NoSuchDeployment", impl="dagster")
+    with pytest.raises(MetaflowException, match="dagster-0000"):
+        DeployedFlow.get_triggered_run("FlakyFlow", "dagster-0000", impl="dagster")
+    with pytest.raises(RuntimeError):
+        flow.resume(origin_run_id="17")
+
+
+def test_deleted_flow_is_gone_and_its_runs_stay(folder):
+    flow = deployed("flaky.py", name="to_delete")
+    run = flow.trigger(number=-1)
+    assert flow.delete()
+    assert not os.path.exists(flow.definitions_file)
+    with pytest.raises(MetaflowException):
+        DeployedFlow.from_deployment("to_delete", impl="dagster")
+    give_up_at = time.monotonic() + 60
+    while run.is_running:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.2)
