@@ -144,7 +144,7 @@ class JobOptions:
     Attributes:
         name: The job's name, or None for the flow's.
         tags: Metaflow tags of each run.
-        namespace: The Metaflow namespace of the steps, or None for that of the run's user.
+        namespace: The Metaflow namespace of the steps, or None for that of the production token.
         step_env: Environment variables of all steps.
         max_workers: How many steps run at the same time, or None for the executor's own default.
         executor: `multiprocess`, `in_process` or `package.module:executor_def`.

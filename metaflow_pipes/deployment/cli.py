@@ -28,6 +28,12 @@ class DagsterException(MetaflowException):
     headline = "Dagster error"
 
 
+class IncorrectProductionToken(DagsterException):
+    """A deployment of another user is about to be changed without its production token."""
+
+    headline = "Incorrect production token"
+
+
 def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--with",
@@ -60,7 +66,7 @@ cli = click.Group(commands={"dagster": dagster})
     "--namespace",
     "user_namespace",
     default=None,
-    help="The Metaflow namespace of the steps. [default: that of the run's user]",
+    help="The Metaflow namespace of the steps. [default: that of the production token]",
 )
 @click.option(
     "--step-env",
@@ -97,6 +103,24 @@ cli = click.Group(commands={"dagster": dagster})
     "become Dagster assets.",
 )
 @click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment that this one replaces; needed once if another user has deployed it.",
+)
+@click.option(
+    "--generate-new-token",
+    is_flag=True,
+    help="Generate a new production token, and so move the runs of the flow to a new namespace.",
+)
+@click.option(
+    "--new-token",
+    "given_token",
+    default=None,
+    metavar="TOKEN",
+    help="Use the given production token, and so move the runs of the flow to its namespace.",
+)
+@click.option(
     "--deployer-attribute-file",
     default=None,
     hidden=True,
@@ -115,11 +139,15 @@ def create(
     executor: str,
     log_level: str,
     translator: str | None,
+    authorize: str | None,
+    generate_new_token: bool,
+    given_token: str | None,
     deployer_attribute_file: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compiler import check_tags, deploy
     from metaflow_pipes.deployment.deployments import chosen_name
+    from metaflow_pipes.deployment.tokens import TokenOptions
     from metaflow_pipes.lowering import lower, parse_step_env
     from metaflow_pipes.model import JobOptions
     from metaflow_pipes.reader import read_flow
@@ -138,11 +166,12 @@ def create(
             translator=translator,
         )
         job = lower(read_flow(obj, decospecs), options)
-        deployment, problems = deploy(job, definitions_file)
+        deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
+        deployment = deployed.deployment
         if deployer_attribute_file is not None:
             _write_deployer_attributes(obj, deployment, deployer_attribute_file)
     path = deployment.definitions_file
-    for warning in (*job.warnings, *problems):
+    for warning in (*job.warnings, *deployed.problems):
         obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
     shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     echo = functools.partial(obj.echo, no_bold=True)
@@ -152,6 +181,64 @@ def create(
     )
     echo(f"    dagster dev -f {shown}", nl=True)
     echo(f"    dagster job execute -f {shown} -j {job.name}")
+    echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
+
+
+def definitions_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--definitions-file`, for `deployment_of`."""
+    return click.option(
+        "--definitions-file",
+        default=None,
+        type=click.Path(),
+        help="The definitions file of the deployment. [default: the deployed job of this flow]",
+    )(command)
+
+
+@dagster.command(help="Delete the deployment of this flow: its definitions file, and its entry among deployed jobs.")
+@click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment; needed if another user has deployed it.",
+)
+@definitions_file_option
+@click.pass_context
+def delete(context: Any, authorize: str | None, definitions_file: str | None) -> None:
+    """Remove a definitions file whose deployment the user may change."""
+    from metaflow_pipes.deployment.deployments import delete, deployment_of
+    from metaflow_pipes.deployment.tokens import check_authorized
+
+    obj = context.obj
+    with clear_errors():
+        deployment = deployment_of(context, definitions_file=definitions_file)
+        check_authorized(deployment, authorize, command="delete", purpose="to delete it")
+        delete(deployment)
+    obj.echo(f"Deleted the Dagster job {deployment.name}: {deployment.definitions_file}", no_bold=True, fg="green")
+    obj.echo(
+        "Runs that are under way are not ended, but can't begin another step where the executor loads the file for "
+        "each, as multiprocess does. Compile the flow again to let them go on.",
+        no_bold=True,
+    )
+
+
+@dagster.command(name="list-jobs", help="List the deployed jobs of this flow: job, flow and definitions file.")
+@click.option("--all", "of_all_flows", is_flag=True, help="List the jobs of all flows.")
+@click.pass_obj
+def list_jobs(obj: Any, of_all_flows: bool) -> None:
+    """A line for each job, on stdout, for other programs as well."""
+    from metaflow_pipes.deployment.deployments import registered
+
+    deployments = registered(None if of_all_flows else obj.flow.name)
+    rows = sorted(
+        (deployment.name, deployment.flow_name, str(deployment.definitions_file)) for deployment in deployments
+    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        obj.echo(
+            "No job is deployed." if of_all_flows else f"No job of flow {obj.flow.name} is deployed.", no_bold=True
+        )
 
 
 @dagster.command(hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
@@ -185,9 +272,11 @@ def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> N
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Show what the user can mend as Metaflow does: one message, and exit code 1."""
-    from metaflow_pipes.errors import CompileError, DeploymentError
+    from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
 
     try:
         yield
+    except ProductionTokenError as error:
+        raise IncorrectProductionToken(str(error)) from None
     except (CompileError, DeploymentError) as error:
         raise DagsterException(str(error)) from None

@@ -46,7 +46,7 @@ class MetaflowFlow:
         settings: `METAFLOW_*` variables for every step; they rank above the run's environment.
         user: The Metaflow user where the run's environment names none.
         tags: Metaflow tags of each run.
-        namespace: The Metaflow namespace of the steps; None is that of the run's user.
+        namespace: The Metaflow namespace of the steps; None is that of the production token, which is a setting.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
