@@ -58,6 +58,7 @@ class DagsterCompiler:
         log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
             level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
+        workflow_timeout: How long a run may take, in seconds. It fails when that is over.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -83,6 +84,7 @@ class DagsterCompiler:
         executor: str = "multiprocess",
         log_level: str = "warning",
         translator: str | None = None,
+        workflow_timeout: int | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -98,6 +100,7 @@ class DagsterCompiler:
             ("executor", executor, str),
             ("log_level", log_level, str),
             ("translator", translator, str),
+            ("workflow_timeout", workflow_timeout, int),
             ("authorize", authorize, str),
             ("generate_new_token", generate_new_token, bool),
             ("new_token", new_token, str),
@@ -116,6 +119,7 @@ class DagsterCompiler:
             executor=executor,
             log_level=log_level.lower(),
             translator=translator,
+            workflow_timeout=workflow_timeout,
         )
         self._tokens = TokenOptions(authorize, generate_new_token, new_token)
         self._decospecs = tuple(decospecs)

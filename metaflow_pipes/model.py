@@ -151,6 +151,7 @@ class JobOptions:
         log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
             `error`, `critical` or `off`.
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
+        workflow_timeout: How long a run may take, in seconds, or None.
     """
 
     name: str | None = None
@@ -161,6 +162,7 @@ class JobOptions:
     executor: str = "multiprocess"
     log_level: str = "warning"
     translator: str | None = None
+    workflow_timeout: int | None = None
 
 
 @dataclass(frozen=True)

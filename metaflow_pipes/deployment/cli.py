@@ -103,6 +103,13 @@ cli = click.Group(commands={"dagster": dagster})
     "become Dagster assets.",
 )
 @click.option(
+    "--workflow-timeout",
+    type=int,
+    default=None,
+    metavar="SECONDS",
+    help="How long a run may take. When that is over, its steps are ended, and it fails. [default: no limit]",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -139,6 +146,7 @@ def create(
     executor: str,
     log_level: str,
     translator: str | None,
+    workflow_timeout: int | None,
     authorize: str | None,
     generate_new_token: bool,
     given_token: str | None,
@@ -164,6 +172,7 @@ def create(
             executor=executor,
             log_level=log_level.lower(),
             translator=translator,
+            workflow_timeout=workflow_timeout,
         )
         job = lower(read_flow(obj, decospecs), options)
         deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))

@@ -51,6 +51,7 @@ class MetaflowFlow:
         parameters: The flow's parameters.
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
             `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
+        workflow_timeout_seconds: How long a run may take, from its start; None is without limit.
         deployment: The name of the flow's deployment, if that is not its own: that of project, branch and flow.
         steps: The flow's steps, each after those whose tasks it takes.
         translator: Says how steps become assets.
@@ -71,6 +72,7 @@ class MetaflowFlow:
     configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()
     log_level: str | None = "WARNING"
+    workflow_timeout_seconds: int | None = None
     deployment: str | None = None
     steps: Sequence[MetaflowStep] = ()
     translator: DagsterMetaflowTranslator = field(default_factory=DagsterMetaflowTranslator)
