@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -10,10 +11,17 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.deployment.deployments import default_definitions_file, read_deployment, register
+from metaflow_pipes.deployment.deployments import (
+    PRODUCTION_TOKEN_SETTING,
+    default_definitions_file,
+    read_deployment,
+    register,
+)
+from metaflow_pipes.deployment.tokens import TokenOptions, resolve_token
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.files import replacing
 from metaflow_pipes.lowering import check_step_env, lower
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from dagster import EnvVar
 
     from metaflow_pipes.deployment.deployments import Deployment
+    from metaflow_pipes.deployment.tokens import ProductionToken
 
 
 class CompileWarning(UserWarning):
@@ -41,7 +50,7 @@ class DagsterCompiler:
         name: The job's name; by default the flow's, with `@project` that of project, branch and flow.
         tags: Metaflow tags of each run.
         decospecs: Decorators for every step, as in `run --with`: `["retry:times=2"]`.
-        namespace: The Metaflow namespace of the steps.
+        namespace: The Metaflow namespace of the steps; by default that of the production token.
         step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the run's environment when
             a step starts, and only its name is written into the file.
         max_workers: How many steps run at the same time; by default as many as there are CPUs.
@@ -49,6 +58,10 @@ class DagsterCompiler:
         log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
             level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
+        workflow_timeout: How long a run may take, in seconds. It fails when that is over.
+        authorize: The production token of the deployment that this one replaces, if another user has made it.
+        generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
+        new_token: The production token to move the flow to.
         python: The interpreter that reads the flow; by default this one.
         top_level: Metaflow's options before its command, with underscores for dashes: `metadata="local"`,
             `datastore_root="/data"`, `branch="test"`, `production=True`,
@@ -71,6 +84,10 @@ class DagsterCompiler:
         executor: str = "multiprocess",
         log_level: str = "warning",
         translator: str | None = None,
+        workflow_timeout: int | None = None,
+        authorize: str | None = None,
+        generate_new_token: bool = False,
+        new_token: str | None = None,
         python: str = sys.executable,
         **top_level: Any,
     ):
@@ -83,6 +100,10 @@ class DagsterCompiler:
             ("executor", executor, str),
             ("log_level", log_level, str),
             ("translator", translator, str),
+            ("workflow_timeout", workflow_timeout, int),
+            ("authorize", authorize, str),
+            ("generate_new_token", generate_new_token, bool),
+            ("new_token", new_token, str),
         ):
             if value is not None and not isinstance(value, type_):
                 raise CompileError(f"{option} is {value!r}, but has to be of type {type_.__name__}.")
@@ -98,7 +119,9 @@ class DagsterCompiler:
             executor=executor,
             log_level=log_level.lower(),
             translator=translator,
+            workflow_timeout=workflow_timeout,
         )
+        self._tokens = TokenOptions(authorize, generate_new_token, new_token)
         self._decospecs = tuple(decospecs)
         self._python = python
         self._top_level = _command_line_options(top_level)
@@ -116,9 +139,12 @@ class DagsterCompiler:
 
         Raises:
             CompileError: The flow can't be read, or can't run on Dagster; the message says why.
+            DeploymentError: The file that stands there is another user's deployment, and `authorize` is not its
+                production token.
         """
         job = self._job()
-        return render(job, resolve_definitions_file(job, definitions_file))
+        path = resolve_definitions_file(job, definitions_file)
+        return render(_with_token(job, resolve_token(job, path, self._tokens)), path)
 
     def write(self, definitions_file: str | os.PathLike[str] | None = None) -> Path:
         """Compile the flow, write the definitions file, whole or not at all, and register it under the job's name.
@@ -131,11 +157,12 @@ class DagsterCompiler:
 
         Raises:
             CompileError: As for `compile`; or the file can't be written.
+            DeploymentError: As for `compile`.
         """
-        deployment, problems = deploy(self._job(), definitions_file)
-        for problem in problems:
+        deployed = deploy(self._job(), definitions_file, self._tokens)
+        for problem in deployed.problems:
             warnings.warn(problem, CompileWarning, stacklevel=2)
-        return deployment.definitions_file
+        return deployed.deployment.definitions_file
 
     def _job(self) -> JobModel:
         if self._flow is None:
@@ -181,29 +208,53 @@ def check_tags(tags: Sequence[str]) -> None:
         raise CompileError(f"A tag can't be used: {error.message}") from None
 
 
-def deploy(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> tuple[Deployment, tuple[str, ...]]:
-    """Write a job's definitions file, and let other processes find it by the job's name.
+@dataclass(frozen=True)
+class Deployed:
+    """What came of a deployment.
+
+    Attributes:
+        deployment: The deployment.
+        token: Its production token.
+        problems: What went wrong beside it, each a sentence.
+    """
+
+    deployment: Deployment
+    token: ProductionToken
+    problems: tuple[str, ...]
+
+
+def deploy(job: JobModel, definitions_file: str | os.PathLike[str] | None, tokens: TokenOptions) -> Deployed:
+    """Write a job's definitions file with its production token, and let other processes find it by the job's name.
 
     Args:
         job: The job.
         definitions_file: The path of the file, or None for the default one.
-
-    Returns:
-        The deployment, and what went wrong beside that, each a sentence.
+        tokens: What the user says about production tokens.
 
     Raises:
-        CompileError: As for `write_definitions`.
+        CompileError: As for `write_definitions` and `resolve_token`.
+        ProductionTokenError: What stands there is another user's.
     """
-    deployment = read_deployment(write_definitions(job, definitions_file))
-    try:
-        register(deployment)
-    except OSError as error:
-        problem = (
-            f"The deployment can't be found by its name, since {error.filename} can't be written ({error.strerror}). "
-            "Set METAFLOW_HOME to a folder that can be, or give --definitions-file to later commands."
-        )
-        return deployment, (problem,)
-    return deployment, ()
+    token = resolve_token(job, resolve_definitions_file(job, definitions_file), tokens)
+    deployment = read_deployment(write_definitions(_with_token(job, token), definitions_file))
+    problems: list[str] = []
+    for keep, loss in (
+        (functools.partial(register, deployment), "give --definitions-file to later commands"),
+        (token.store, "give --authorize when you deploy the flow as another user"),
+    ):
+        try:
+            keep()
+        except OSError as error:
+            problems.append(
+                f"{error.filename} can't be written ({error.strerror}). Set METAFLOW_HOME to a folder that can be, "
+                f"or {loss}."
+            )
+    return Deployed(deployment, token, tuple(problems))
+
+
+def _with_token(job: JobModel, token: ProductionToken) -> JobModel:
+    settings = {**job.flow.settings, PRODUCTION_TOKEN_SETTING: token.token}
+    return replace(job, flow=replace(job.flow, settings=dict(sorted(settings.items()))))
 
 
 def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> Path:

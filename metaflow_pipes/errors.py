@@ -16,3 +16,7 @@ class DeploymentError(Exception):
 
     As with `CompileError`, the message says what, where, and how to mend it.
     """
+
+
+class ProductionTokenError(DeploymentError):
+    """A deployment of another user is about to be changed without its production token."""

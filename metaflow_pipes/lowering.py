@@ -55,6 +55,8 @@ _IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attr
 # What Dagster allows in the key of a run tag.
 _NOT_IN_TAG_KEY = re.compile(r"[^A-Za-z0-9_.-]")
 MAX_TAG_KEY_LENGTH = 63
+# By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
+MAX_RUNTIME_TAG = "dagster/max_runtime"
 
 
 def lower(flow: FlowModel, options: JobOptions) -> JobModel:
@@ -68,6 +70,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         CompileError: An option can't be used; names it and says what is allowed.
     """
     _check_log_level(options)
+    _check_workflow_timeout(options)
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     names = op_names([step.name for step in flow.steps], taken={name})
     outputs = {
@@ -152,7 +155,7 @@ def _collected_by(step: StepModel, flow: FlowModel) -> str | None:
 
 
 def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
-    """The tags of each run: the flow, and the Metaflow tags, of which Dagster's have a key and a value.
+    """The tags of each run: the flow, its limit, and the Metaflow tags, of which Dagster's have a key and a value.
 
     `model:linear` becomes `metaflow.tag/model: linear`, and `nightly` becomes `metaflow.tag/nightly: true`.
     """
@@ -161,7 +164,8 @@ def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
         name, _, value = tag.partition(":")
         key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
         tags.setdefault(f"metaflow.tag/{key}", []).append(value or "true")
-    return {"metaflow/flow": flow.name, **{key: ", ".join(values) for key, values in tags.items()}}
+    limit = {} if options.workflow_timeout is None else {MAX_RUNTIME_TAG: str(options.workflow_timeout)}
+    return {"metaflow/flow": flow.name, **limit, **{key: ", ".join(values) for key, values in tags.items()}}
 
 
 def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
@@ -244,6 +248,14 @@ def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
 def _check_log_level(options: JobOptions) -> None:
     if options.log_level not in LOG_LEVELS:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
+
+
+def _check_workflow_timeout(options: JobOptions) -> None:
+    if options.workflow_timeout is not None and options.workflow_timeout < 1:
+        raise CompileError(
+            f"--workflow-timeout is {options.workflow_timeout}, but a run needs at least 1 second. Leave the option "
+            "out for runs without a limit."
+        )
 
 
 def _decorator_warnings(flow: FlowModel) -> Iterable[str]:

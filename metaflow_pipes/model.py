@@ -144,13 +144,14 @@ class JobOptions:
     Attributes:
         name: The job's name, or None for the flow's.
         tags: Metaflow tags of each run.
-        namespace: The Metaflow namespace of the steps, or None for that of the run's user.
+        namespace: The Metaflow namespace of the steps, or None for that of the production token.
         step_env: Environment variables of all steps.
         max_workers: How many steps run at the same time, or None for the executor's own default.
         executor: `multiprocess`, `in_process` or `package.module:executor_def`.
         log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
             `error`, `critical` or `off`.
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
+        workflow_timeout: How long a run may take, in seconds, or None.
     """
 
     name: str | None = None
@@ -161,6 +162,7 @@ class JobOptions:
     executor: str = "multiprocess"
     log_level: str = "warning"
     translator: str | None = None
+    workflow_timeout: int | None = None
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         settings=settings,
         withheld_settings=withheld_settings,
         inert_decorators=tuple(sorted({d.name for d in flow_decorators(state.flow)} & INERT_DECORATORS)),
-        user=_user(),
+        user=username(),
     )
 
 
@@ -401,7 +401,8 @@ def _datastore_root(state: Any) -> str:
     return str(Path(root).resolve()) if state.flow_datastore.TYPE == "local" else root
 
 
-def _user() -> str:
+def username() -> str:
+    """Metaflow's user."""
     return str(get_username() or "dagster")
 
 
@@ -416,5 +417,5 @@ def _settings() -> tuple[dict[str, str], tuple[str, ...]]:
             baked[name] = value
     if current.get("project_name"):
         # the user's branch of a @project stays that of whoever compiled, as with Metaflow's other schedulers
-        baked["METAFLOW_OWNER"] = os.environ.get("METAFLOW_OWNER") or _user()
+        baked["METAFLOW_OWNER"] = os.environ.get("METAFLOW_OWNER") or username()
     return dict(sorted(baked.items())), tuple(sorted(withheld))

@@ -36,6 +36,8 @@ class Launch:
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
+        run_limit_seconds: The time limit of the run, or None.
+        run_seconds_left: How much of it is left when the supervisor starts, or None.
     """
 
     flow: str
@@ -57,6 +59,8 @@ class Launch:
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str
+    run_limit_seconds: int | None = None
+    run_seconds_left: float | None = None
 
     @property
     def metadata(self) -> str:

@@ -67,6 +67,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._started = time.monotonic()
         self._deadline: float | None = None
+        left = launch.run_seconds_left
+        self._run_ends_at = math.inf if left is None else self._started + left
         self._ended_because: str | None = None
         self._is_reported = False
         self._exit_status: int | None = None
@@ -168,12 +170,15 @@ class Supervisor:
 
     def _watch(self) -> None:
         while self._exit_status is None:
-            next_at = min(self._log_saver.due_at, math.inf if self._deadline is None else self._deadline)
+            deadline = math.inf if self._deadline is None else self._deadline
+            next_at = min(self._log_saver.due_at, deadline, self._run_ends_at)
             wait_seconds = min(max(0.0, next_at - time.monotonic()), MAX_WAIT_SECONDS)
             for key, _ in self._selector.select(wait_seconds):
                 key.data()
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._on_deadline()
+            if time.monotonic() >= self._run_ends_at:
+                self._on_run_ends()
             if time.monotonic() >= self._log_saver.due_at:
                 self._log_saver.save(self._logs)
 
@@ -235,6 +240,11 @@ class Supervisor:
         else:
             processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
             self._deadline = time.monotonic() + 1
+
+    def _on_run_ends(self) -> None:
+        self._run_ends_at = math.inf
+        limit = self._launch.run_limit_seconds
+        self._end(f"was ended, because the run exceeded its time limit of {limit} s", KILL_GRACE_SECONDS)
 
     def _limit(self, beyond_timeout_seconds: float) -> None:
         """Set the time limit of what the step does now, if it has one and is not being ended already."""

@@ -6,7 +6,6 @@ need only when they run.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import shlex
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow._vendor import click
 
-from metaflow_pipes.deployment.commands import DagsterException
+from metaflow_pipes.deployment.commands import Command, DagsterException, definitions_file_option
 from metaflow_pipes.deployment.run_commands import list_runs, resume, status, terminate, trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from metaflow_pipes.deployment.deployments import Deployment
 
@@ -44,7 +43,7 @@ for command in (trigger, resume, status, list_runs, terminate):
     dagster.add_command(command)
 
 
-@dagster.command(help="Compile this flow into a Dagster definitions file.")
+@dagster.command(cls=Command, help="Compile this flow into a Dagster definitions file.")
 @click.argument("definitions_file", required=False, type=click.Path())
 @click.option("--name", default=None, help="The same as --name before `create`.")
 @click.option(
@@ -58,7 +57,7 @@ for command in (trigger, resume, status, list_runs, terminate):
     "--namespace",
     "user_namespace",
     default=None,
-    help="The Metaflow namespace of the steps. [default: that of the run's user]",
+    help="The Metaflow namespace of the steps. [default: that of the production token]",
 )
 @click.option(
     "--step-env",
@@ -95,6 +94,31 @@ for command in (trigger, resume, status, list_runs, terminate):
     "become Dagster assets.",
 )
 @click.option(
+    "--workflow-timeout",
+    type=int,
+    default=None,
+    metavar="SECONDS",
+    help="How long a run may take. When that is over, its steps are ended, and it fails. [default: no limit]",
+)
+@click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment that this one replaces; needed once if another user has deployed it.",
+)
+@click.option(
+    "--generate-new-token",
+    is_flag=True,
+    help="Generate a new production token, and so move the runs of the flow to a new namespace.",
+)
+@click.option(
+    "--new-token",
+    "given_token",
+    default=None,
+    metavar="TOKEN",
+    help="Use the given production token, and so move the runs of the flow to its namespace.",
+)
+@click.option(
     "--deployer-attribute-file",
     default=None,
     hidden=True,
@@ -113,34 +137,40 @@ def create(
     executor: str,
     log_level: str,
     translator: str | None,
+    workflow_timeout: int | None,
+    authorize: str | None,
+    generate_new_token: bool,
+    given_token: str | None,
     deployer_attribute_file: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compiler import check_tags, deploy
     from metaflow_pipes.deployment.deployments import chosen_name
+    from metaflow_pipes.deployment.tokens import TokenOptions
     from metaflow_pipes.lowering import lower, parse_step_env
     from metaflow_pipes.model import JobOptions
     from metaflow_pipes.reader import read_flow
 
     obj = context.obj
-    with clear_errors():
-        check_tags(tags)
-        options = JobOptions(
-            name=chosen_name(context, name),
-            tags=tags,
-            namespace=user_namespace,
-            step_env=parse_step_env(step_env),
-            max_workers=max_workers,
-            executor=executor,
-            log_level=log_level.lower(),
-            translator=translator,
-        )
-        job = lower(read_flow(obj, decospecs), options)
-        deployment, problems = deploy(job, definitions_file)
-        if deployer_attribute_file is not None:
-            _write_deployer_attributes(obj, deployment, deployer_attribute_file)
+    check_tags(tags)
+    options = JobOptions(
+        name=chosen_name(context, name),
+        tags=tags,
+        namespace=user_namespace,
+        step_env=parse_step_env(step_env),
+        max_workers=max_workers,
+        executor=executor,
+        log_level=log_level.lower(),
+        translator=translator,
+        workflow_timeout=workflow_timeout,
+    )
+    job = lower(read_flow(obj, decospecs), options)
+    deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
+    deployment = deployed.deployment
+    if deployer_attribute_file is not None:
+        _write_deployer_attributes(obj, deployment, deployer_attribute_file)
     path = deployment.definitions_file
-    for warning in (*job.warnings, *problems):
+    for warning in (*job.warnings, *deployed.problems):
         obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
     shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     echo = functools.partial(obj.echo, no_bold=True)
@@ -150,9 +180,60 @@ def create(
     )
     echo(f"    dagster dev -f {shown}", nl=True)
     echo(f"    dagster job execute -f {shown} -j {job.name}")
+    echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
 
 
-@dagster.command(hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
+@dagster.command(
+    cls=Command, help="Delete the deployment of this flow: its definitions file, and its entry among deployed jobs."
+)
+@click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment; needed if another user has deployed it.",
+)
+@definitions_file_option
+@click.pass_context
+def delete(context: Any, authorize: str | None, definitions_file: str | None) -> None:
+    """Remove a definitions file whose deployment the user may change."""
+    from metaflow_pipes.deployment.deployments import delete, deployment_of
+    from metaflow_pipes.deployment.tokens import check_authorized
+
+    obj = context.obj
+    deployment = deployment_of(context, definitions_file=definitions_file)
+    check_authorized(deployment, authorize, command="delete", purpose="to delete it")
+    delete(deployment)
+    obj.echo(f"Deleted the Dagster job {deployment.name}: {deployment.definitions_file}", no_bold=True, fg="green")
+    obj.echo(
+        "Runs that are under way are not ended, but can't begin another step where the executor loads the file for "
+        "each, as multiprocess does. Compile the flow again to let them go on.",
+        no_bold=True,
+    )
+
+
+@dagster.command(
+    cls=Command, name="list-jobs", help="List the deployed jobs of this flow: job, flow and definitions file."
+)
+@click.option("--all", "of_all_flows", is_flag=True, help="List the jobs of all flows.")
+@click.pass_obj
+def list_jobs(obj: Any, of_all_flows: bool) -> None:
+    """A line for each job, on stdout, for other programs as well."""
+    from metaflow_pipes.deployment.deployments import registered
+
+    deployments = registered(None if of_all_flows else obj.flow.name)
+    rows = sorted(
+        (deployment.name, deployment.flow_name, str(deployment.definitions_file)) for deployment in deployments
+    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        obj.echo(
+            "No job is deployed." if of_all_flows else f"No job of flow {obj.flow.name} is deployed.", no_bold=True
+        )
+
+
+@dagster.command(cls=Command, hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
 @click.argument("model_file", type=click.Path())
 @_decospecs_option
 @click.pass_obj
@@ -162,8 +243,7 @@ def read(obj: Any, model_file: str, decospecs: tuple[str, ...]) -> None:
 
     from metaflow_pipes.reader import read_flow
 
-    with clear_errors():
-        Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
+    Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
 
 
 def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> None:
@@ -178,14 +258,3 @@ def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> N
         Path(file).write_text(json.dumps(attributes), encoding="utf-8")
     except OSError as error:
         raise DagsterException(f"--deployer-attribute-file {file} can't be written: {error.strerror}.") from None
-
-
-@contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Show what the user can mend as Metaflow does: one message, and exit code 1."""
-    from metaflow_pipes.errors import CompileError, DeploymentError
-
-    try:
-        yield
-    except (CompileError, DeploymentError) as error:
-        raise DagsterException(str(error)) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metaflow._vendor import click
 from metaflow.exception import MetaflowException
 
-from metaflow_pipes.errors import CompileError, DeploymentError
+from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Where a command's context keeps the parameters that were given: each name with its text, or its texts.
 _GIVEN = "metaflow_pipes.parameters"
@@ -17,6 +20,22 @@ class DagsterException(MetaflowException):
     """A mistake of the user, as Metaflow's command line shows it: one message, and exit code 1."""
 
     headline = "Dagster error"
+
+
+class IncorrectProductionToken(DagsterException):
+    """A deployment of another user is about to be changed without its production token."""
+
+    headline = "Incorrect production token"
+
+
+def definitions_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--definitions-file`, for `deployment_of`."""
+    return click.option(
+        "--definitions-file",
+        default=None,
+        type=click.Path(),
+        help="The definitions file of the deployment. [default: the deployed job of this flow]",
+    )(command)
 
 
 class Command(click.Command):
@@ -36,6 +55,8 @@ class Command(click.Command):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except ProductionTokenError as error:
+            raise IncorrectProductionToken(str(error)) from None
         except (CompileError, DeploymentError) as error:
             raise DagsterException(str(error)) from None
 

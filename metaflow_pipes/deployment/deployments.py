@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 # The setting that holds the production token; Metaflow reads it in each step.
 PRODUCTION_TOKEN_SETTING = "METAFLOW_PRODUCTION_TOKEN"  # noqa: S105 - its name, not a token
 
-# Where the entries of the registry are, in Metaflow's own folder.
-REGISTRY = Path("dagster", "deployments")
+# Where the entries of the registry are, in Metaflow's own folder. Metaflow keeps production tokens there in files that
+# are named after jobs, so no job can have this name.
+REGISTRY = "dagster-deployments"
 # How many hexadecimal digits tell the paths of definitions files apart.
 ENTRY_NAME_LENGTH = 32
 
@@ -49,6 +50,7 @@ class Deployment:
         user: Who deployed it.
         production_token: The production token, or None if it was compiled without one.
         namespace: The Metaflow namespace of the steps, if it is not that of the production token.
+        deployment_name: With `@project`, that of project, branch and flow; else None.
         project_name: The name of the `@project`, or None.
         branch_name: The branch of the `@project`, as `current.branch_name`: `user.ann`, `test.x`, `prod`, `prod.x`.
         parameters: The flow's parameters.
@@ -72,6 +74,7 @@ class Deployment:
     user: str
     production_token: str | None
     namespace: str | None
+    deployment_name: str | None
     project_name: str | None
     branch_name: str | None
     parameters: tuple[ParameterModel, ...]
@@ -172,7 +175,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
     steps = [_record(call) for call in _elements(flow["steps"])]
     flow_file = beside(path, values["file"])
     settings = values.get("settings", {})
-    project_name, branch_name = _project(values.get("deployment"))
+    project_name, branch_name = project_and_branch(values.get("deployment"))
     root = values["datastore_root"]
     return Deployment(
         definitions_file=path,
@@ -184,6 +187,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
         user=values["user"],
         production_token=settings.get(PRODUCTION_TOKEN_SETTING),
         namespace=values.get("namespace"),
+        deployment_name=values.get("deployment"),
         project_name=project_name,
         branch_name=branch_name,
         parameters=tuple(_parameter(_record(call)) for call in _elements(flow.get("parameters"))),
@@ -199,11 +203,15 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
     )
 
 
-def _project(deployment: str | None) -> tuple[str | None, str | None]:
-    """Project and branch of `project.branch.flow`; only the branch, with a user's name in it, can hold more dots."""
-    if deployment is None:
+def project_and_branch(deployment_name: str | None) -> tuple[str | None, str | None]:
+    """Project and branch of `project.branch.flow`; only the branch, with a user's name in it, can hold more dots.
+
+    Args:
+        deployment_name: With `@project`, that of project, branch and flow; else None.
+    """
+    if deployment_name is None:
         return None, None
-    project, _, rest = deployment.partition(".")
+    project, _, rest = deployment_name.partition(".")
     return project, rest.rpartition(".")[0]
 
 
@@ -266,6 +274,22 @@ def forget(definitions_file: str | os.PathLike[str]) -> None:
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _entry(Path(os.path.abspath(definitions_file))).unlink()
+
+
+def delete(deployment: Deployment) -> None:
+    """Remove a deployment: its definitions file and its entry.
+
+    Raises:
+        DeploymentError: One of them can't be removed.
+    """
+    try:
+        deployment.definitions_file.unlink(missing_ok=True)
+        forget(deployment.definitions_file)
+    except OSError as error:
+        raise DeploymentError(
+            f"The deployment {deployment.name} can't be deleted: {error.filename}: {error.strerror}. Remove the file "
+            "yourself, with the rights to do so."
+        ) from None
 
 
 def registered(flow_name: str | None = None) -> list[Deployment]:

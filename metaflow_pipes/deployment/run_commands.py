@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from metaflow import parameters
 from metaflow._vendor import click
 
-from metaflow_pipes.deployment.commands import Command, DagsterException, ParameterCommand, given_parameters
+from metaflow_pipes.deployment.commands import (
+    Command,
+    DagsterException,
+    ParameterCommand,
+    definitions_file_option,
+    given_parameters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,12 +53,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="KEY=VALUE",
                 help="Set a parameter of the flow. The same as --KEY VALUE. Can be given several times.",
             ),
-            click.option(
-                "--definitions-file",
-                default=None,
-                type=click.Path(),
-                help="The definitions file of the deployed flow. [default: the one that `create` wrote last]",
-            ),
+            definitions_file_option,
             click.option(
                 "--run-id-file", default=None, type=str, help="Write the ID of this run to the file specified."
             ),

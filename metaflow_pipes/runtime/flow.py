@@ -46,11 +46,12 @@ class MetaflowFlow:
         settings: `METAFLOW_*` variables for every step; they rank above the run's environment.
         user: The Metaflow user where the run's environment names none.
         tags: Metaflow tags of each run.
-        namespace: The Metaflow namespace of the steps; None is that of the run's user.
+        namespace: The Metaflow namespace of the steps; None is that of the production token, which is a setting.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
             `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
+        workflow_timeout_seconds: How long a run may take, from its start; None is without limit.
         deployment: The name of the flow's deployment, if that is not its own: that of project, branch and flow.
         steps: The flow's steps, each after those whose tasks it takes.
         translator: Says how steps become assets.
@@ -71,6 +72,7 @@ class MetaflowFlow:
     configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()
     log_level: str | None = "WARNING"
+    workflow_timeout_seconds: int | None = None
     deployment: str | None = None
     steps: Sequence[MetaflowStep] = ()
     translator: DagsterMetaflowTranslator = field(default_factory=DagsterMetaflowTranslator)

@@ -11,6 +11,7 @@ from metaflow_pipes.runtime.assets import materialize
 from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from metaflow_pipes.runtime.report import TaskReport, iterations_table
 from metaflow_pipes.runtime.task import StepOptions, run_task
+from metaflow_pipes.runtime.time_limit import too_late_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -179,6 +180,10 @@ def run_loop_step(
                 )
             except dg.Failure as failure:
                 if attempt == max_retries or not failure.allow_retries:
+                    raise
+                too_late = too_late_to_retry(context, flow, retry_delay_seconds)
+                if too_late is not None:
+                    context.log.warning(too_late)
                     raise
                 context.log.warning(
                     f"{failure.description} It is tried again in {retry_delay_seconds} s.",

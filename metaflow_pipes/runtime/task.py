@@ -17,6 +17,7 @@ from metaflow_pipes.runtime.client import exit_code_of
 from metaflow_pipes.runtime.ids import earlier_ids, new_run_id, reexecution_mark, step_key, task_id_of
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
 from metaflow_pipes.runtime.report import no_report, report_of
+from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ def run_task(
         dagster.Failure: The attempt failed; description, metadata and cause say why.
     """
     _check_flow_file(context, flow)
+    refuse_late_start(context, flow, step)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
     _tag_run(context, flow, run_id, is_start=not inputs.paths)
@@ -125,7 +127,7 @@ class _Attempt:
         invocation = self.pipes.run(
             context=self.context,
             command=[sys.executable, "-m", "step_wrapper", self.pathspec],
-            extras={"metaflow": {**self._extras(), "ended_with": ended_with}},
+            extras={"metaflow": {**self._extras(), **self._run_limit(ended_with), "ended_with": ended_with}},
             base_env={**self.flow.environment(os.environ), **self.inputs.environment},
             # Metaflow's own runner sets these two last as well
             env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
@@ -135,6 +137,13 @@ class _Attempt:
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
             self.context.log_event(materialization)
         return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
+
+    def _run_limit(self, ended_with: int | None) -> dict[str, Any]:
+        """The run's time limit, as `step_wrapper.launch.Launch` reads it. There is always time to report."""
+        if self.flow.workflow_timeout_seconds is None or ended_with is not None:
+            return {}
+        left = run_seconds_left(self.context, self.flow)
+        return {"run_limit_seconds": self.flow.workflow_timeout_seconds, "run_seconds_left": left}
 
     def _extras(self) -> dict[str, Any]:
         """What `step_wrapper.launch.Launch` reads."""
@@ -165,20 +174,27 @@ class _Attempt:
         }
 
 
-def _is_last_attempt(context: dg.OpExecutionContext) -> bool:
+def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[bool, str | None]:
+    """Whether an attempt that failed is the last one, and why, if that is the run's time limit."""
     policy = context.job_def.get_retry_policy_for_handle(context.op_handle)
-    return policy is not None and context.retry_number >= policy.max_retries
+    if policy is None:
+        return False, None
+    if context.retry_number >= policy.max_retries:
+        return True, None
+    too_late = too_late_to_retry(context, flow, policy.delay or 0)
+    return too_late is not None, too_late
 
 
 def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
         logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
+        is_last, because = _last_attempt(context, flow)
         raise dg.Failure(
-            report.failure.description,
+            f"{report.failure.description}\n{because}" if because else report.failure.description,
             metadata=report.failure_metadata(logs),
             # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
-            allow_retries=report.failure.allow_retries and not _is_last_attempt(context),
+            allow_retries=report.failure.allow_retries and not is_last,
         ) from report.failure.exception
     if report.is_cached:
         context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")

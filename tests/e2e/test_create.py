@@ -89,7 +89,8 @@ def test_deployment_is_found_by_its_name(project, monkeypatch):
 def test_deployment_goes_on_without_a_place_for_its_entry(project):
     flows: Project = project("one_step.py")
     shown = flows.metaflow("one_step.py", "dagster", "create", "defs.py", METAFLOW_HOME=os.devnull).stdout
-    assert "Warning: The deployment can't be found by its name" in shown
+    assert "give --definitions-file to later commands" in shown
+    assert "Traceback" not in shown
     assert (flows.folder / "defs.py").is_file()
 
 
@@ -138,6 +139,8 @@ def test_compiler_passes_metaflows_options(project, monkeypatch):
         ({"tags": [""]}, "tag"),
         ({"name": 5}, "name is 5"),
         ({"max_workers": "2"}, "max_workers is '2'"),
+        ({"workflow_timeout": "60"}, "workflow_timeout is '60'"),
+        ({"new_token": 5}, "new_token is 5"),
         ({"step_env": ["A=1"]}, "mapping"),
     ],
 )
@@ -193,6 +196,8 @@ def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
         (["--executor", "no_such_module:executor"], "no_such_module"),
         (["--executor", "os:path"], "not a dagster.ExecutorDefinition"),
         (["--tag", "x" * 600], "Tag is too long"),
+        (["--workflow-timeout", "0"], "--workflow-timeout is 0"),
+        (["--workflow-timeout", "-5"], "--workflow-timeout is -5"),
     ],
 )
 def test_bad_option_is_one_message_and_leaves_the_old_file(project, options, message):

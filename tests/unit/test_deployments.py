@@ -167,7 +167,7 @@ def test_entries_whose_file_is_gone_or_broken_are_skipped(tmp_path, metaflow_hom
         register(deployment)
     gone.definitions_file.unlink()
     broken.definitions_file.write_text("nonsense(")
-    (metaflow_home / "dagster" / "deployments" / "x.json").write_text("{")
+    (metaflow_home / "dagster-deployments" / "x.json").write_text("{")
     assert registered() == [kept]
     forget(kept.definitions_file)
     forget(kept.definitions_file)
@@ -177,7 +177,7 @@ def test_entries_whose_file_is_gone_or_broken_are_skipped(tmp_path, metaflow_hom
 def test_an_entry_holds_only_what_the_file_does_not(tmp_path, metaflow_home):
     path = _write(tmp_path)
     register(read_deployment(path))
-    (entry,) = (metaflow_home / "dagster" / "deployments").iterdir()
+    (entry,) = (metaflow_home / "dagster-deployments").iterdir()
     assert json.loads(entry.read_text()) == {"definitions_file": str(path)}
 
 
