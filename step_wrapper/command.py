@@ -137,6 +137,9 @@ def _run_flow(arguments: list[str]) -> int:
         __builtins__=__builtins__,
         __annotations__={},
     )
+    # Metaflow puts classes that it pickles there when it is imported, which it may have been already
+    classes = {name: value for name, value in vars(sys.modules["__main__"]).items() if isinstance(value, type)}
+    main.__dict__.update({name: value for name, value in classes.items() if value.__module__ == "__main__"})
     sys.modules["__main__"] = main
     try:
         code = compile(Path(flow_file).read_bytes(), flow_file, "exec", dont_inherit=True)
