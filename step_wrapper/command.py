@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from dagster_pipes import PipesContext
 
-    from step_wrapper.launch import Launch
+    from step_wrapper.launch import Launch, Resumption
+    from step_wrapper.running import RunningTask
 
 
 def run_step(
@@ -62,6 +63,11 @@ def run_step(
             control.sendall(REPORTED)
             return 0
     task = running.current = running.RunningTask(launch, control)
+    if launch.resumption is not None:
+        is_done = _resume(task, launch.resumption, context)
+        if is_done is not None:
+            control.sendall(REPORTED)
+            return 0 if is_done else 1
     if launch.log_level is not None:
         forward_records(context, launch.log_level)
     own_output = _redirect_output(writers)
@@ -75,8 +81,12 @@ def run_step(
         # the step's code has closed our descriptors: the supervisor reports in our place
         return exit_code
 
-    from step_wrapper.report import report
+    from step_wrapper.report import report, report_clone
 
+    if task.cloned_from is not None:
+        report_clone(launch, context, task.cloned_from)
+        task.tell(REPORTED)
+        return 0
     outcome = Outcome(
         exit_status=exit_code,
         duration_seconds=time.monotonic() - started,
@@ -92,6 +102,36 @@ def run_step(
         return exit_code
     task.tell(REPORTED)
     return 0 if is_done else 1
+
+
+def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) -> bool | None:
+    """What a task does in a resumed run before, or in place of, loading the flow.
+
+    Returns:
+        Whether the task is done; None if it has to run. The start step needs the flow, to begin the run.
+    """
+    from step_wrapper.datastore import open_datastore
+    from step_wrapper.registration import open_metadata, register_dagster_run
+    from step_wrapper.report import report_clone, report_refusal
+    from step_wrapper.resume import CannotResumeError, clone_task, index_origin, read_index
+
+    launch = task.launch
+    metadata = open_metadata(launch)
+    try:
+        if launch.init is not None:
+            index_origin(launch, resumption, metadata)
+        task.index = read_index(launch)
+    except CannotResumeError as error:
+        report_refusal(launch, context, str(error))
+        return False
+    if launch.init is not None:
+        return None
+    cloned_from = clone_task(launch, task.index, open_datastore(launch, metadata), metadata)
+    if cloned_from is None:
+        return None
+    register_dagster_run(launch, metadata)
+    report_clone(launch, context, cloned_from)
+    return True
 
 
 def _arguments(launch: Launch, folder: Path) -> list[str]:
@@ -137,6 +177,9 @@ def _run_flow(arguments: list[str]) -> int:
         __builtins__=__builtins__,
         __annotations__={},
     )
+    # Metaflow puts classes that it pickles there when it is imported, which it may have been already
+    classes = {name: value for name, value in vars(sys.modules["__main__"]).items() if isinstance(value, type)}
+    main.__dict__.update({name: value for name, value in classes.items() if value.__module__ == "__main__"})
     sys.modules["__main__"] = main
     try:
         code = compile(Path(flow_file).read_bytes(), flow_file, "exec", dont_inherit=True)

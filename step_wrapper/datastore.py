@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from step_wrapper.launch import Launch
 
 
-def open_datastore(launch: Launch) -> FlowDataStore:
-    """The datastore of the attempt's flow."""
+def open_datastore(launch: Launch, metadata: Any = None) -> FlowDataStore:
+    """The datastore of the attempt's flow.
+
+    Args:
+        launch: The attempt.
+        metadata: The metadata provider that gets to know what is stored, if any.
+    """
     storage = next(storage for storage in DATASTORES if launch.datastore == storage.TYPE)
-    return FlowDataStore(launch.flow, storage_impl=storage, ds_root=launch.datastore_root)
+    return FlowDataStore(launch.flow, metadata=metadata, storage_impl=storage, ds_root=launch.datastore_root)
 
 
 def save_logs(datastore: FlowDataStore, launch: Launch, folder: Path, sizes: Mapping[str, int] | None = None) -> None:

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Resumption:
+    """How the run resumes another.
+
+    Attributes:
+        origin_run_id: The Metaflow run that is resumed.
+        steps_to_clone: The steps whose tasks are cloned if they are done in the origin.
+        overridden_parameters: The parameters, by their names, that do not keep the origin's value.
+        may_clone: Whether tasks are cloned at all.
+    """
+
+    origin_run_id: str
+    steps_to_clone: list[str]
+    overridden_parameters: list[str]
+    may_clone: bool
+
+
+@dataclass(frozen=True)
 class Launch:
     """One attempt of a Metaflow task.
 
@@ -28,11 +45,13 @@ class Launch:
         datastore_root: Its root, an absolute path or a URL.
         timeout_seconds: The limit of `@timeout`, or None.
         log_level: The lowest level of `logging` records that Dagster gets too, or None for no record.
+        indices: The indices of its foreach items, the outermost first; a control task has none of its own.
         iteration: The iteration of a recursive step, from 0, or None.
         done_as: Ids of tasks any of which, if it is done, is reported in place of running this one.
         asset_key: The key of the Dagster asset that the task's metadata is reported for, as Pipes writes keys.
         ended_with: The exit code of the attempt's supervisor, if it has ended without a report, so that what is stored
             of the attempt is to be reported; None if the attempt is to be run.
+        resumption: How the run resumes another; None if it doesn't.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -52,10 +71,12 @@ class Launch:
     datastore_root: str
     timeout_seconds: int | None
     log_level: int | None
+    indices: list[int]
     iteration: int | None
     done_as: list[str]
     asset_key: str
     ended_with: int | None
+    resumption: Resumption | None
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str
@@ -78,9 +99,14 @@ class Launch:
         return [f"dagster_run_id:{self.dagster_run_id}"]
 
     @property
+    def input_paths(self) -> list[str]:
+        """The tasks whose artifacts it takes, each `run_id/step/task_id`."""
+        return next(iter(self._values("--input-paths"))).split(",")
+
+    @property
     def parameters(self) -> str:
         """The task that holds the parameters of a new run, `run_id/_parameters/task_id`."""
-        return next(iter(self._values("--input-paths")))
+        return self.input_paths[0]
 
     def _values(self, option: str) -> list[str]:
         return [argument.partition("=")[2] for argument in self.command if argument.startswith(f"{option}=")]
@@ -89,7 +115,9 @@ class Launch:
     def from_pipes(cls, context: PipesContext) -> Launch:
         """Read the extras that the op sent along."""
         extras = dict(context.get_extra("metaflow"))
+        resumption = extras.pop("resumption")
         return cls(
+            resumption=None if resumption is None else Resumption(**resumption),
             dagster_run_id=context.run_id,
             dagster_job_name=context.job_name or "",
             dagster_step_key=extras.pop("step_key"),

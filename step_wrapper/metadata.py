@@ -93,16 +93,18 @@ class TaskFacts:
     Attributes:
         launch: Its attempt.
         stored: What the datastore holds of it (`metaflow.datastore.TaskDataStore`).
-        duration_seconds: How long it ran.
+        duration_seconds: How long it ran; None if it did not run, but is a clone.
         inherited: The artifacts of its input tasks, each name with the keys of its values; None if not known.
         has_cards: Whether it may have cards.
+        cloned_from: The pathspec of the task that it is a clone of, or None.
     """
 
     launch: Launch
     stored: Any
-    duration_seconds: float
+    duration_seconds: float | None
     inherited: Mapping[str, set[str]] | None
     has_cards: bool
+    cloned_from: str | None = None
 
     @property
     def task_path(self) -> str:
@@ -159,10 +161,12 @@ def _type_name(info: Mapping[str, Any]) -> str:
 
 def _identity(facts: TaskFacts) -> Metadata:
     launch = facts.launch
-    metadata = {
-        "duration_seconds": _typed("float", round(facts.duration_seconds, 3)),
-        "attempt": _typed("int", launch.attempt),
-    }
+    metadata = {}
+    if facts.duration_seconds is not None:
+        metadata["duration_seconds"] = _typed("float", round(facts.duration_seconds, 3))
+    if facts.cloned_from is not None:
+        metadata["cloned_from"] = _typed("text", facts.cloned_from)
+    metadata["attempt"] = _typed("int", launch.attempt)
     if launch.iteration is not None:
         metadata["iterations"] = _typed("int", launch.iteration + 1)
     if "_control_mapper_tasks" in facts.stored:

@@ -1,4 +1,4 @@
-"""Makes an attempt known to Metaflow that ended before Metaflow itself could, so that its logs are found."""
+"""What Metaflow's metadata provider learns of an attempt from the wrapper."""
 
 from __future__ import annotations
 
@@ -13,41 +13,71 @@ from metaflow.plugins import METADATA_PROVIDERS
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
 
 
+def open_metadata(launch: Launch) -> Any:
+    """The metadata provider, as an attempt uses it outside of Metaflow's own `step` command."""
+    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
+    if launch.datastore == "local":
+        LocalStorage.datastore_root = launch.datastore_root
+    flow = types.SimpleNamespace(name=launch.flow)
+    provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
+    provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.system_tags)
+    return provider
+
+
+def register_dagster_run(launch: Launch, metadata: Any) -> None:
+    """Let an attempt say which Dagster step runs it.
+
+    Args:
+        launch: The attempt.
+        metadata: The metadata provider.
+    """
+    _register(
+        launch,
+        metadata,
+        {
+            "dagster-run-id": launch.dagster_run_id,
+            "dagster-job-name": launch.dagster_job_name,
+            "dagster-step-key": launch.dagster_step_key,
+        },
+    )
+
+
 def register_attempt(datastore: FlowDataStore, launch: Launch) -> None:
-    """Register run, task and attempt, as far as Metaflow has not.
+    """Register run, task and attempt that ended before Metaflow could, so that the logs are found.
 
     Args:
         datastore: The flow's datastore.
         launch: The attempt.
     """
-    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
-    if launch.datastore == "local":
-        LocalStorage.datastore_root = launch.datastore_root
     task: Any = datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
     )
     if not task.has_metadata(task.METADATA_ATTEMPT_SUFFIX):
         task.init_task()
     ids = (launch.flow, launch.run_id, launch.step, launch.task_id)
-    is_known = bool(provider_class.get_object("task", "self", None, None, *ids))
-    if is_known and _has_begun(provider_class.get_object("task", "metadata", None, None, *ids), launch.attempt):
+    metadata = open_metadata(launch)
+    is_known = bool(metadata.get_object("task", "self", None, None, *ids))
+    if is_known and _has_begun(metadata.get_object("task", "metadata", None, None, *ids), launch.attempt):
         return
-    flow = types.SimpleNamespace(name=launch.flow)
-    provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
-    provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.system_tags)
     if not is_known:
-        provider.register_run_id(launch.run_id)
-        provider.register_task_id(launch.run_id, launch.step, launch.task_id, launch.attempt)
+        metadata.register_run_id(launch.run_id)
+        metadata.register_task_id(launch.run_id, launch.step, launch.task_id, launch.attempt)
     # what `metaflow.task` registers when it begins an attempt
     facts = {"attempt": str(launch.attempt), "ds-type": launch.datastore, "ds-root": launch.datastore_root}
+    _register(launch, metadata, facts)
+
+
+def _register(launch: Launch, metadata: Any, facts: Mapping[str, str]) -> None:
     tags = [f"attempt_id:{launch.attempt}"]
     entries = [MetaDatum(field=key, value=value, type=key, tags=tags) for key, value in facts.items()]
-    provider.register_metadata(launch.run_id, launch.step, launch.task_id, entries)
+    metadata.register_metadata(launch.run_id, launch.step, launch.task_id, entries)
 
 
 def _has_begun(metadata: Any, attempt: int) -> bool:

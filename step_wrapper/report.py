@@ -56,7 +56,7 @@ def report(
     Returns:
         Whether the task is done.
     """
-    is_done, way = False, dict(_NO_WAY)
+    is_done = False
     try:
         datastore = open_datastore(launch)
         _store_ending(datastore, launch, outcome, folder)
@@ -65,16 +65,15 @@ def report(
             outcome = _with_transition(outcome, task, stored)
             is_done = outcome.wrong_transition is None
         if is_done:
-            way = _way(stored)
             inherited, has_cards = (None, True) if task is None else (task.inherited, task.has_cards)
-            _report_metadata(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
-        else:
-            register_attempt(datastore, launch)
+            _send_done(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
+            return True
+        register_attempt(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
     failure = None if is_done else _failure(launch, outcome, stderr, task)
-    _send(context, launch.task_id, outcome.duration_seconds, way, failure)
+    _send(context, launch.task_id, outcome.duration_seconds, _NO_WAY, failure)
     return is_done
 
 
@@ -87,17 +86,14 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
     """
     stored = _attempt(open_datastore(launch), launch)
     if _is_ok(stored):
-        _report_metadata(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
-        _send(context, launch.task_id, 0.0, _way(stored), None)
+        _send_done(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
         return True
     logs = [log for _, log in stored.load_logs([RUNTIME_LOG_SOURCE], "stderr") if log]
     lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
     killed_by = -(launch.ended_with or 0)
     because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
     outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
-    _send(
-        context, launch.task_id, 0.0, dict(_NO_WAY), _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None)
-    )
+    _send(context, launch.task_id, 0.0, _NO_WAY, _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None))
     return False
 
 
@@ -114,10 +110,38 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
             done = dataclasses.replace(launch, task_id=task_id, attempt=attempt)
             stored = _attempt(datastore, done)
             if _is_ok(stored):
-                _report_metadata(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True))
-                _send(context, task_id, 0.0, {**_way(stored), "is_cached": True}, None)
+                _send_done(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True), is_cached=True)
                 return True
     return False
+
+
+def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> None:
+    """Report a task that has been cloned.
+
+    Args:
+        launch: The attempt that would have run.
+        context: The open Pipes session.
+        cloned_from: The pathspec of the task that it is a clone of.
+    """
+    datastore = open_datastore(launch)
+    inherited: dict[str, set[str]] = {}
+    for task in datastore.get_task_datastores(pathspecs=launch.input_paths):
+        for name, key in task.items():
+            inherited.setdefault(name, set()).add(key)
+    facts = TaskFacts(launch, _attempt(datastore, launch), None, inherited, has_cards=False, cloned_from=cloned_from)
+    _send_done(context, facts, cloned_from=cloned_from)
+
+
+def report_refusal(launch: Launch, context: PipesContext, reason: str) -> None:
+    """Report an attempt that can't run, and that no retry can mend.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+        reason: Why, as the predicate of a sentence about the step.
+    """
+    failure = {"reason": reason, "traceback": "", "exception": None, "stderr": "", "allow_retries": False}
+    _send(context, launch.task_id, 0.0, _NO_WAY, failure)
 
 
 def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
@@ -134,6 +158,12 @@ def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
         context.report_asset_materialization(metadata, data_version(facts.stored), facts.launch.asset_key)
     except Exception as error:
         print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
+
+
+def _send_done(context: PipesContext, facts: TaskFacts, **how: Any) -> None:
+    way = _way(facts.stored)
+    _report_metadata(context, facts)
+    _send(context, facts.launch.task_id, facts.duration_seconds or 0.0, {**way, **how}, None)
 
 
 def _send(context: PipesContext, task_id: str, duration_seconds: float, way: dict[str, Any], failure: object) -> None:

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     import socket
 
     from step_wrapper.launch import Launch
+    from step_wrapper.resume import Index
 
 # What the step's process tells the supervisor, a byte each.
 CODE_STARTS = b"s"
 CODE_ENDS = b"e"
 STEP_ENDS = b"x"
 REPORTED = b"r"
+# Tells the workers of `num_parallel` where the parameters of a resumed run are: `Flow/run_id/_parameters/task_id`.
+PARAMETERS_VARIABLE = "METAFLOW_PIPES_PARAMETERS"
 
 
 @dataclass
@@ -25,6 +28,8 @@ class RunningTask:
     Attributes:
         launch: The attempt.
         control: The socket to the supervisor.
+        index: What is known of the run that its run resumes; None if it resumes none.
+        cloned_from: The pathspec of the task that it is a clone of, if it is one.
         next_steps: The steps that follow it in the graph.
         is_switch: Whether it goes on to one of them.
         has_cards: Whether it has a `@card`.
@@ -34,6 +39,8 @@ class RunningTask:
 
     launch: Launch
     control: socket.socket
+    index: Index | None = None
+    cloned_from: str | None = None
     next_steps: list[str] | None = None
     is_switch: bool = False
     has_cards: bool = False

@@ -14,7 +14,7 @@ from metaflow_pipes.locations import beside, run_folder, staleness
 from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep, asset_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from metaflow_pipes.runtime.parameters import MetaflowParameter
 
@@ -184,17 +184,21 @@ class MetaflowFlow:
             *([] if self.namespace is None else [f"--namespace={self.namespace}"]),
         ]
 
-    def init_command(self, run_id: str, task_id: str, parameters: Mapping[str, Any]) -> list[str]:
+    def init_command(
+        self, run_id: str, task_id: str, parameters: Mapping[str, Any], given: Collection[str] | None = None
+    ) -> list[str]:
         """The arguments of Metaflow's `init` command, without those before it: it stores a run's parameters.
 
         Args:
             run_id: The Metaflow run.
             task_id: The id of the `_parameters` task.
             parameters: The start op's run config.
+            given: The names of the parameters whose values it gives; None is all of them.
         """
         arguments = [
             argument
             for parameter in self.parameters
+            if given is None or parameter.name in given
             for argument in parameter.arguments(parameters.get(parameter.name))
         ]
         return [*self._task(run_id, task_id), *arguments]

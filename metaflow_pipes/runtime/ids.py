@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.runtime.places import CONTROL
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -42,9 +44,18 @@ def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> boo
 
 def task_id_of(context: dg.OpExecutionContext, step: str, iteration: int | None) -> str:
     """The step's name, the indices of its items, and the iteration: `step-3-0-i2`."""
-    key = context.get_mapping_key()
-    parts = [step, *(key.split("_") if key else ())]
+    parts = [step, *_key_parts(context)]
     return "-".join(parts if iteration is None else [*parts, f"i{iteration}"])
+
+
+def item_indices(context: dg.OpExecutionContext) -> list[int]:
+    """The indices of the op's foreach items, the outermost first; a control task has none of its own."""
+    return [int(part) for part in _key_parts(context) if part != CONTROL]
+
+
+def _key_parts(context: dg.OpExecutionContext) -> list[str]:
+    key = context.get_mapping_key()
+    return key.split("_") if key else []
 
 
 def reexecution_mark(dagster_run_id: str, run_id: str) -> str:

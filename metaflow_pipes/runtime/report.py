@@ -51,6 +51,7 @@ class TaskReport:
         metadata: What the task made, as its process reported it.
         data_version: A version that tells whether it made the same as another task, or None.
         is_cached: Whether it was done before, and did not run.
+        cloned_from: The pathspec of the task of another run that it is a clone of, so that it did not run; or None.
         next_steps: The steps that it goes on to.
         num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
         control_tasks: The paths of the task and of those that it has started, if it is a control task.
@@ -63,6 +64,7 @@ class TaskReport:
     metadata: Mapping[str, dg.MetadataValue] = field(default_factory=dict)
     data_version: str | None = None
     is_cached: bool = False
+    cloned_from: str | None = None
     next_steps: tuple[str, ...] = ()
     num_splits: int | None = None
     control_tasks: tuple[str, ...] = ()
@@ -85,10 +87,9 @@ class TaskReport:
 
     def output_metadata(self) -> dict[str, dg.MetadataValue]:
         """The metadata of the op's output."""
-        known: dict[str, dg.MetadataValue] = {
-            "duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)),
-            **self._identity(),
-        }
+        known = self._identity()
+        if self.cloned_from is None:
+            known = {"duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)), **known}
         if self.num_splits is not None:
             known["num_splits"] = dg.MetadataValue.int(self.num_splits)
         return {**self.metadata, **{name: value for name, value in known.items() if name not in self.metadata}}
@@ -178,6 +179,7 @@ def _parse(message: Mapping[str, Any], pathspec: str, attempt: int, made: dg.Mat
         metadata={} if made is None else _typed(made.metadata or {}),
         data_version=None if made is None or made.data_version is None else made.data_version.value,
         is_cached=bool(message.get("is_cached")),
+        cloned_from=None if message.get("cloned_from") is None else str(message["cloned_from"]),
         next_steps=tuple(map(str, message["next_steps"])),
         num_splits=None if message["num_splits"] is None else int(message["num_splits"]),
         control_tasks=tuple(map(str, message["control_tasks"])),

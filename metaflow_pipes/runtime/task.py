@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,18 @@ import dagster as dg
 
 from metaflow_pipes.runtime.assets import passed_on
 from metaflow_pipes.runtime.client import exit_code_of
-from metaflow_pipes.runtime.ids import earlier_ids, new_run_id, reexecution_mark, step_key, task_id_of
+from metaflow_pipes.runtime.ids import (
+    earlier_ids,
+    item_indices,
+    new_run_id,
+    reexecution_mark,
+    step_key,
+    task_id_of,
+)
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
+from metaflow_pipes.runtime.resume import resumption_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.report import TaskReport
+    from metaflow_pipes.runtime.resume import Resumption
 
 # What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
 CONTROL_ARGUMENT = "--ubf-context=ubf_control"
@@ -81,7 +90,8 @@ def run_task(
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
     _tag_run(context, flow, run_id, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
-    task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number)
+    resumption = resumption_of(context, flow)
+    task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number, resumption)
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.")
     report, exit_code = task.launch()
     if report is None:
@@ -105,6 +115,7 @@ class _Attempt:
     run_id: str
     iteration: int | None
     number: int
+    resumption: Resumption | None
 
     @property
     def task_id(self) -> str:
@@ -147,12 +158,15 @@ class _Attempt:
 
     def _extras(self) -> dict[str, Any]:
         """What `step_wrapper.launch.Launch` reads."""
-        flow, inputs = self.flow, self.inputs
+        flow, inputs, resumption = self.flow, self.inputs, self.resumption
         parameters_id = f"parameters{self._mark}"
         input_paths = inputs.paths or [f"{self.run_id}/_parameters/{parameters_id}"]
         retries = self.options.user_code_retries
         command = flow.step_command(self.step, self.run_id, self.task_id, input_paths, self.number, retries)
-        init = None if inputs.paths else flow.init_command(self.run_id, parameters_id, self.context.op_config or {})
+        origin: list[str] = [] if resumption is None else [f"--clone-run-id={resumption.origin_run_id}"]
+        config = self.context.op_config or {}
+        given = None if resumption is None else resumption.overridden_parameters
+        init = None if inputs.paths else flow.init_command(self.run_id, parameters_id, config, given)
         is_loop = self.iteration is not None
         return {
             "flow": flow.name,
@@ -160,17 +174,19 @@ class _Attempt:
             "step": self.step,
             "task_id": self.task_id,
             "attempt": self.number,
-            "command": [*command, *inputs.arguments],
+            "command": [*command, *inputs.arguments, *origin],
             "init": init,
             "configs": flow.configs,
             "datastore": flow.datastore,
             "datastore_root": flow.root,
             "timeout_seconds": self.options.timeout_seconds,
             "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
+            "indices": item_indices(self.context),
             "iteration": self.iteration,
             "done_as": earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
             "asset_key": flow.asset_key(self.step).to_escaped_user_string(),
             "step_key": step_key(self.context),
+            "resumption": None if resumption is None else asdict(resumption),
         }
 
 
@@ -196,7 +212,9 @@ def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRep
             # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
             allow_retries=report.failure.allow_retries and not is_last,
         ) from report.failure.exception
-    if report.is_cached:
+    if report.cloned_from is not None:
+        context.log.info(f"Metaflow task {report.pathspec} is cloned from {report.cloned_from}: it does not run.")
+    elif report.is_cached:
         context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")
     else:
         context.log.info(f"Metaflow task {report.pathspec} finished after {report.duration_seconds:.1f} s.")

@@ -1,0 +1,147 @@
+"""Resuming a Metaflow run: what the tags of a Dagster run ask for, and whether its tasks may be cloned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from metaflow_pipes.runtime.ids import RESUME_RETRY_TAG, continued_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+
+# The tags of a Dagster run that resumes a Metaflow run: the id of that run, in the same datastore; the step that runs
+# again, with all below it; and a JSON list of the parameters whose values in the run config replace the origin's.
+ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
+STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
+OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a run resumes another.
+
+    Attributes:
+        origin_run_id: The Metaflow run that is resumed.
+        steps_to_clone: The steps whose tasks are cloned if they are done in the origin.
+        overridden_parameters: The parameters, by their names, that do not keep the origin's value.
+        may_clone: Whether tasks are cloned at all: not in a re-execution that runs steps again on purpose.
+    """
+
+    origin_run_id: str
+    steps_to_clone: tuple[str, ...]
+    overridden_parameters: tuple[str, ...]
+    may_clone: bool
+
+
+def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumption | None:
+    """How an op's run resumes another; None if it doesn't.
+
+    Args:
+        context: The op's context.
+        flow: The flow.
+
+    Raises:
+        dagster.Failure: A tag names a step or a parameter that the flow does not have, or is no JSON list.
+    """
+    tags = _tags(context)
+    origin_run_id = tags.get(ORIGIN_RUN_ID_TAG, "").strip()
+    if not origin_run_id:
+        return None
+    rerun = steps_to_rerun(flow, tags.get(STEP_TO_RERUN_TAG, "").strip() or None)
+    return Resumption(
+        origin_run_id=origin_run_id,
+        steps_to_clone=tuple(step.name for step in flow.steps if step.name not in rerun),
+        overridden_parameters=overridden_parameters(flow, tags.get(OVERRIDDEN_PARAMETERS_TAG, "").strip() or "[]"),
+        may_clone=not _repeats_steps(context),
+    )
+
+
+def steps_to_rerun(flow: MetaflowFlow, step: str | None) -> set[str]:
+    """A step and all below it.
+
+    Args:
+        flow: The flow.
+        step: The step's name; None for no step at all.
+
+    Raises:
+        dagster.Failure: The flow has no such step.
+    """
+    names = [candidate.name for candidate in flow.steps]
+    if step is None:
+        return set()
+    if step not in names:
+        raise dg.Failure(
+            f"The tag {STEP_TO_RERUN_TAG} names {step!r}, which is no step of flow {flow.name}. "
+            f"Its steps are {', '.join(names)}.",
+            allow_retries=False,
+        )
+    rerun = {step}
+    for candidate in flow.steps:
+        if rerun.intersection(candidate.upstream):
+            rerun.add(candidate.name)
+    return rerun
+
+
+def overridden_parameters(flow: MetaflowFlow, text: str) -> tuple[str, ...]:
+    """The parameters that a tag names.
+
+    Args:
+        flow: The flow.
+        text: A JSON list of their names.
+
+    Raises:
+        dagster.Failure: It is no such list, or the flow has no such parameter.
+    """
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise dg.Failure(
+            f'The tag {OVERRIDDEN_PARAMETERS_TAG} is a JSON list of names, such as ["alpha"], and not {text!r}.',
+            allow_retries=False,
+        )
+    known = [parameter.name for parameter in flow.parameters]
+    unknown = [str(name) for name in names if name not in known]
+    if unknown:
+        raise dg.Failure(
+            f"The tag {OVERRIDDEN_PARAMETERS_TAG} names {', '.join(unknown)}, which flow {flow.name} does not have. "
+            f"Its parameters are {', '.join(known) or 'none'}.",
+            allow_retries=False,
+        )
+    return tuple(names)
+
+
+def _tags(context: dg.OpExecutionContext) -> Mapping[str, str]:
+    """The tags of the Dagster run that began the Metaflow run.
+
+    Dagster's Python API does not hand tags down to re-executions: one of all steps resumes what the run before it did.
+    """
+    run = [context.run, *continued_runs(context)][-1]
+    while ORIGIN_RUN_ID_TAG not in run.tags and run.parent_run_id is not None:
+        parent = context.instance.get_run_by_id(run.parent_run_id)
+        if parent is None:
+            break
+        run = parent
+    return run.tags
+
+
+def _repeats_steps(context: dg.OpExecutionContext) -> bool:
+    """Whether this run, or one that it goes on with, runs a step again that was done before."""
+    runs = [context.run, *continued_runs(context)]
+    for number, run in enumerate(runs[:-1], start=1):
+        selected = run.step_keys_to_execute
+        # Dagster's Python API re-executes from failure by a selection of steps, too, without the tag
+        if not selected or run.tags.get(RESUME_RETRY_TAG) == "true":
+            continue
+        for earlier in runs[number:]:
+            stats = context.instance.get_run_step_stats(earlier.run_id, list(selected))
+            if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):
+                return True
+    return False
