@@ -11,6 +11,7 @@ from metaflow_pipes.credentials import looks_like_credential
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.graph import wire
 from metaflow_pipes.model import ExecutorModel, FromRunEnvironment, ImportModel, JobModel, JobOptions, OpModel
+from metaflow_pipes.tags import FLOW_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -165,7 +166,7 @@ def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
         key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
         tags.setdefault(f"metaflow.tag/{key}", []).append(value or "true")
     limit = {} if options.workflow_timeout is None else {MAX_RUNTIME_TAG: str(options.workflow_timeout)}
-    return {"metaflow/flow": flow.name, **limit, **{key: ", ".join(values) for key, values in tags.items()}}
+    return {FLOW_TAG: flow.name, **limit, **{key: ", ".join(values) for key, values in tags.items()}}
 
 
 def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:

@@ -23,7 +23,6 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 
 from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
-    RUN_ID_TAG,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -34,6 +33,7 @@ from metaflow_pipes.deployment.runs import (
 )
 from metaflow_pipes.deployment.services import DEFAULT_HOME, HOME_VARIABLE
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.tags import RUN_ID_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

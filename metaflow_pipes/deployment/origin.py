@@ -13,6 +13,7 @@ from metaflow.util import get_latest_run_id
 
 from metaflow_pipes.deployment.runs import find_run
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.tags import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from metaflow_pipes.deployment.deployments import Deployment
     from metaflow_pipes.deployment.runs import DagsterService
     from metaflow_pipes.model import ParameterModel
-
-ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
-STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
-OVERRIDDEN_TAG = "metaflow/overridden_parameters"
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Origin:
         if step_to_rerun is not None:
             tags[STEP_TO_RERUN_TAG] = step_to_rerun
         if overridden:
-            tags[OVERRIDDEN_TAG] = json.dumps(sorted(overridden))
+            tags[OVERRIDDEN_PARAMETERS_TAG] = json.dumps(sorted(overridden))
         return tags
 
     def _shown(self, parameter: ParameterModel, value: Any) -> Any:

@@ -244,8 +244,9 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
     from rich.table import Table
 
     from metaflow_pipes.deployment.progress import duration
-    from metaflow_pipes.deployment.runs import FLOW_TAG, USER_TAG, RunStatus
+    from metaflow_pipes.deployment.runs import RunStatus
     from metaflow_pipes.deployment.services import connect
+    from metaflow_pipes.tags import FLOW_TAG, USER_TAG
 
     statuses = [
         *([RunStatus.SUCCEEDED] if successful else []),

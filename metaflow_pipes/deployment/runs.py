@@ -12,16 +12,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.tags import FLOW_TAG, RUN_ID_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.deployment.deployments import Deployment
 
-# Tags of the Dagster runs of flows.
-FLOW_TAG = "metaflow/flow"
-RUN_ID_TAG = "metaflow/run_id"
-USER_TAG = "metaflow/user"
 # What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
 RUN_ID_PREFIX = "dagster-"
 # How many runs are searched for a prefix.

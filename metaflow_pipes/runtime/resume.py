@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from metaflow_pipes.runtime.ids import RESUME_RETRY_TAG, continued_runs
+from metaflow_pipes.tags import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from metaflow_pipes.runtime.flow import MetaflowFlow
-
-# The tags of a Dagster run that resumes a Metaflow run: the id of that run, in the same datastore; the step that runs
-# again, with all below it; and a JSON list of the parameters whose values in the run config replace the origin's.
-ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
-STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
-OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from metaflow_pipes.runtime.ids import (
 )
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
 from metaflow_pipes.runtime.report import no_report, report_of
-from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
 from metaflow_pipes.runtime.resume import resumption_of
+from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
+from metaflow_pipes.tags import RUN_ID_TAG, USER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 # What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
 CONTROL_ARGUMENT = "--ubf-context=ubf_control"
-RUN_ID_TAG = "metaflow/run_id"
-USER_TAG = "metaflow/user"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from support import (
     values_of,
 )
 
-from metaflow_pipes.runtime.resume import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.tags import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
 SHORT_RUN_ID = 8
 RETRY_TAG = "dagster/is_resume_retry"

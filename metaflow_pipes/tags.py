@@ -1,0 +1,13 @@
+"""The tags by which Dagster runs say which Metaflow flow and run they are, and how they begin."""
+
+from __future__ import annotations
+
+# Of each run: the flow; and as soon as they are known, the Metaflow run id and the Metaflow user.
+FLOW_TAG = "metaflow/flow"
+RUN_ID_TAG = "metaflow/run_id"
+USER_TAG = "metaflow/user"
+# Of a run that resumes a Metaflow run: the id of that run, in the same datastore; the step that runs again, with all
+# below it; and a JSON list of the parameters whose values in the run config replace the origin's.
+ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
+STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
+OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
