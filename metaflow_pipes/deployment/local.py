@@ -23,6 +23,7 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 
 from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
+    CLONED_METADATA,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -256,13 +257,14 @@ def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord
 
 
 def _step_event(event: Any, timestamp: float) -> StepEvent:
-    num_splits, message = None, None
+    num_splits, is_cloned, message = None, False, None
     if event.event_type_value == "STEP_OUTPUT":
-        splits = event.step_output_data.metadata.get(SPLITS_METADATA)
-        num_splits = None if splits is None else splits.value
+        metadata = event.step_output_data.metadata
+        num_splits = metadata[SPLITS_METADATA].value if SPLITS_METADATA in metadata else None
+        is_cloned = CLONED_METADATA in metadata
     elif event.event_type_value in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         message = _failure_message(event)
-    return StepEvent(event.event_type_value, event.step_key, timestamp, num_splits, message)
+    return StepEvent(event.event_type_value, event.step_key, timestamp, num_splits, is_cloned, message)
 
 
 def _failure_message(event: Any) -> str:

@@ -57,13 +57,17 @@ class Origin:
                 raise DeploymentError(f"Flow {flow} has no latest run here. Name the run to resume by --origin-run-id.")
         parameters = _parameters_task(deployment, run_id)
         if parameters is None:
-            run_id = find_run(service, flow, run_id).metaflow_run_id
+            where = f"in the {deployment.datastore} datastore {deployment.datastore_root}"
+            try:
+                run_id = find_run(service, flow, run_id).metaflow_run_id
+            except DeploymentError as error:
+                raise DeploymentError(f"There is no run {run_id} of flow {flow} {where}. {error}") from None
             parameters = _parameters_task(deployment, run_id)
-        if parameters is None:
-            raise DeploymentError(
-                f"Run {run_id} of flow {flow} has stored nothing that it could be resumed from in the "
-                f"{deployment.datastore} datastore {deployment.datastore_root}. Launch it anew by `trigger`."
-            )
+            if parameters is None:
+                raise DeploymentError(
+                    f"Run {run_id} of flow {flow} has stored nothing {where} that could be resumed. Launch it anew by "
+                    "`trigger`."
+                )
         attributes = {p.name: attribute for attribute, p in state.flow._get_parameters() if not p.IS_CONFIG_PARAMETER}
         return cls(run_id, parameters, attributes)
 

@@ -43,6 +43,7 @@ class _Step:
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
+    cloned: set[str] = field(default_factory=set)
     total: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -83,6 +84,8 @@ class Progress:
                 continue
             if event.kind == "STEP_OUTPUT":
                 self._splits[name] = self._splits.get(name, 0) + (event.num_splits or 0)
+                if event.is_cloned:
+                    self._steps.setdefault(name, _Step()).cloned.add(event.step_key)
                 continue
             step = self._steps.setdefault(name, _Step())
             before = step.state if step.started_at is not None else None
@@ -127,7 +130,8 @@ class Progress:
         if event.kind == "STEP_START" and before is None:
             return f"{name}: running" + (f" ({step.total} items)" if is_item and step.total is not None else "")
         if event.kind == "STEP_SUCCESS" and step.state == "done" and (not is_item or step.total is not None):
-            return f"{name}: done ({f'{len(step.done)} items, ' if is_item else ''}{_seconds(step)})"
+            parts = [f"{len(step.done)} items"] if is_item else []
+            return f"{name}: done ({', '.join([*parts, *_cloned(step), _seconds(step)])})"
         return None
 
     def __rich__(self) -> Table:
@@ -200,11 +204,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
 
 
+def _cloned(step: _Step) -> list[str]:
+    """How many of its tasks were cloned, if any were."""
+    if not step.cloned:
+        return []
+    return ["cloned" if len(step.cloned) == len(step.done) else f"{len(step.cloned)} cloned"]
+
+
 def _items(step: _Step) -> Table | Text:
     count = len(step.done)
+    cloned = ", ".join(_cloned(step))
     if step.total is None or len(step.done | step.failed) == step.total == 1:
         tasks = len(step.running) + len(step.retrying) + len(step.failed) + count
-        return Text(f"{count} of {tasks}", "dim") if tasks > 1 else Text("")
+        return Text(f"{count} of {tasks} {cloned}".strip(), "dim") if tasks > 1 else Text(cloned, "dim")
     row = Table.grid(padding=(0, 1))
-    row.add_row(ProgressBar(step.total, count, width=_BAR_WIDTH), f"{count}/{step.total}")
+    row.add_row(ProgressBar(step.total, count, width=_BAR_WIDTH), f"{count}/{step.total}", Text(cloned, "dim"))
     return row

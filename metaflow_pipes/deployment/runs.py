@@ -43,6 +43,8 @@ STEP_EVENTS = frozenset(
 INTERRUPTION = "DagsterExecutionInterruptedError"
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
+# The same of a task that a resumed run has cloned: it says from which.
+CLONED_METADATA = "cloned_from"
 
 
 class RunStatus(str, Enum):
@@ -136,6 +138,7 @@ class StepEvent:
         step_key: The step: `work`, or `work[3]` for the item 3 of a foreach.
         timestamp: When, in seconds since 1970.
         num_splits: The number of items that the output of a foreach step has.
+        is_cloned: Whether the output is that of a task that was cloned.
         message: Why it has failed.
     """
 
@@ -143,6 +146,7 @@ class StepEvent:
     step_key: str
     timestamp: float
     num_splits: int | None = None
+    is_cloned: bool = False
     message: str | None = None
 
 

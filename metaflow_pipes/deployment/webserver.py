@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from metaflow_pipes.deployment.runs import SPLITS_METADATA, STEP_EVENTS, RunRecord, RunStatus, StepEvent, reason_of
+from metaflow_pipes.deployment.runs import (
+    CLONED_METADATA,
+    SPLITS_METADATA,
+    STEP_EVENTS,
+    RunRecord,
+    RunStatus,
+    StepEvent,
+    reason_of,
+)
 from metaflow_pipes.deployment.services import URL_VARIABLE
 from metaflow_pipes.errors import DeploymentError
 
@@ -253,7 +261,7 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
 
 
 def _step_event(event: Mapping[str, Any]) -> StepEvent:
-    splits = [entry.get("intValue") for entry in event.get("metadataEntries", ()) if entry["label"] == SPLITS_METADATA]
+    metadata = {entry["label"]: entry.get("intValue") for entry in event.get("metadataEntries", ())}
     message = None
     if event["eventType"] in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         error = event.get("error") or {}
@@ -264,6 +272,7 @@ def _step_event(event: Mapping[str, Any]) -> StepEvent:
         kind=event["eventType"],
         step_key=event["stepKey"],
         timestamp=float(event["timestamp"]) / 1000,
-        num_splits=next(iter(splits), None),
+        num_splits=metadata.get(SPLITS_METADATA),
+        is_cloned=CLONED_METADATA in metadata,
         message=message,
     )
