@@ -60,7 +60,7 @@ print("seen", run.status, run.run["start"].task["seen"].data)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project, and where the instance and the deployments of this module are."""
     folder = tmp_path_factory.mktemp("deployer")
-    flows = Project.of(folder / "project", "parameters.py", "flaky.py", "timeouts.py")
+    flows = Project.of(folder / "project", "parameters.py", "flaky.py", "slow.py")
     flows.write("data.txt", "the data\n")
     # Metaflow's Deployer takes no flow with a parameter whose name is a keyword
     source = (flows.folder / "parameters.py").read_text()
@@ -147,11 +147,6 @@ def test_failed_run_is_failed_and_another_process_finds_it(folder):
 
 
 def test_terminated_run_is_terminated(folder):
-    (folder.folder / "slow.py").write_text(
-        "from metaflow import FlowSpec, step\n\n\nclass SlowFlow(FlowSpec):\n    @step\n    def start(self):\n"
-        "        import time\n\n        time.sleep(300)\n        self.next(self.end)\n\n    @step\n"
-        '    def end(self):\n        pass\n\n\nif __name__ == "__main__":\n    SlowFlow()\n'
-    )
     run = deployed("slow.py").trigger()
     started = run.wait_for_run(check_interval=1, timeout=120)
     assert not started.finished

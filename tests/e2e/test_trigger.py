@@ -16,33 +16,6 @@ from support import Project, values_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SLOW_FLOW = """
-import os
-import time
-
-from metaflow import FlowSpec, step
-
-
-class SlowFlow(FlowSpec):
-    @step
-    def start(self):
-        self.next(self.wait)
-
-    @step
-    def wait(self):
-        with open("pid", "w") as file:
-            file.write(str(os.getpid()))
-        time.sleep(300)
-        self.next(self.end)
-
-    @step
-    def end(self):
-        pass
-
-
-if __name__ == "__main__":
-    SlowFlow()
-"""
 pytestmark = pytest.mark.xdist_group("trigger")
 
 SUCCEEDED, FAILED, TERMINATED = "SUCCEEDED", "FAILED", "TERMINATED"
@@ -93,9 +66,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("trigger")
-    flows = Project.of(folder / "project", "parameters.py", "required.py", "flaky.py", "foreach.py")
+    flows = Project.of(folder / "project", "parameters.py", "required.py", "flaky.py", "foreach.py", "slow.py")
     flows.write("data.txt", "the data\n")
-    flows.write("slow.py", SLOW_FLOW)
     for flow in ("parameters", "required", "flaky", "foreach", "slow"):
         flows.compile(f"{flow}.py", "--executor", "in_process", to=f"{flow}flow_dagster.py")
     home = folder / "home"

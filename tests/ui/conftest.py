@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 from dagster_dev import DagsterDev, dagster_dev
+from support import EXAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, FloatRect, Page
 
+FLOWS = {"TrainFlow": EXAMPLES / "train_flow.py", "SweepFlow": EXAMPLES / "sweep_flow.py"}
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TIMEOUT_MILLISECONDS = 120_000  # generous: the machine may be busy
 CHROMIUM_ARGUMENTS = [
@@ -67,7 +69,7 @@ def unavailable(reason: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def dev(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
     """A running `dagster dev`, of which nothing is left afterwards."""
-    with dagster_dev(tmp_path_factory.mktemp("ui")) as dev:
+    with dagster_dev(tmp_path_factory.mktemp("ui"), FLOWS) as dev:
         yield dev
 
 

@@ -1,4 +1,4 @@
-"""A real `dagster dev` on the examples, and its GraphQL API."""
+"""A real `dagster dev`, and its GraphQL API."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support import EXAMPLES, Project
+from support import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 PATIENCE_SECONDS = 300  # many times what a run takes; the machine may be busy
 STOP_SECONDS = 60
-FLOWS = {"TrainFlow": "train_flow.py", "SweepFlow": "sweep_flow.py"}
 UNTIL_STDIN_ENDS = Path(__file__).parent / "until_stdin_ends.py"
 
 LAUNCH = """
@@ -99,17 +98,23 @@ def definitions_of(flow: str) -> str:
 
 
 @contextlib.contextmanager
-def dagster_dev(folder: Path) -> Iterator[DagsterDev]:
-    """Compile the examples in a folder, and serve them until the end of the context."""
+def dagster_dev(folder: Path, flows: Mapping[str, Path], *options: str) -> Iterator[DagsterDev]:
+    """Compile flows in a folder, and serve them until the end of the context.
+
+    Args:
+        folder: An empty folder.
+        flows: The files of the flows, by the flows' names.
+        options: Options of `create`.
+    """
     project = Project.of(folder / "flows")
-    for flow, file in FLOWS.items():
-        shutil.copy(EXAMPLES / file, project.folder)
-        project.compile(file, to=definitions_of(flow))
+    for flow, file in flows.items():
+        shutil.copy(file, project.folder)
+        project.compile(file.name, *options, to=definitions_of(flow))
     home = folder / "dagster_home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     url = f"http://127.0.0.1:{free_port()}"
-    files = [argument for flow in FLOWS for argument in ("-f", definitions_of(flow))]
+    files = [argument for flow in flows for argument in ("-f", definitions_of(flow))]
     command = ["dagster", "dev", *files, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     log = folder / "dagster_dev.log"
     with log.open("wb") as output:
@@ -125,7 +130,7 @@ def dagster_dev(folder: Path) -> Iterator[DagsterDev]:
     try:
         dev = DagsterDev(url, project)
         try:
-            wait_until(lambda: is_serving(dev), "dagster dev to serve the examples")
+            wait_until(lambda: is_serving(dev, len(flows)), "dagster dev to serve the flows")
         except AssertionError as error:
             raise AssertionError(log.read_text()[-5000:]) from error
         yield dev
@@ -134,7 +139,7 @@ def dagster_dev(folder: Path) -> Iterator[DagsterDev]:
         process.wait(STOP_SECONDS)
 
 
-def is_serving(dev: DagsterDev) -> bool:
+def is_serving(dev: DagsterDev, count: int) -> bool:
     """Whether the web server answers, and has loaded all definitions files."""
     try:
         entries = dev.graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
@@ -142,7 +147,7 @@ def is_serving(dev: DagsterDev) -> bool:
         return False
     loaded = [entry for entry in entries if entry["loadStatus"] == "LOADED"]
     assert all(entry["locationOrLoadError"]["__typename"] == "RepositoryLocation" for entry in loaded), entries
-    return len(loaded) == len(FLOWS)
+    return len(loaded) == count
 
 
 def free_port() -> int:

@@ -1,0 +1,177 @@
+"""Runs behind a webserver: the same commands and the same Python API, over GraphQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dagster_dev import DagsterDev, dagster_dev, wait_until
+from metaflow import DeployedFlow
+from support import FLOWS
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from metaflow import Run
+
+pytestmark = pytest.mark.xdist_group("webserver")
+
+FLOW = "FlakyFlow"
+REEXECUTE = """
+    mutation Reexecute($params: ReexecutionParams!) {
+        launchRunReexecution(reexecutionParams: $params) {
+            ... on LaunchRunSuccess { run { runId } }
+            ... on Error { message }
+        }
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
+    flows = {FLOW: FLOWS / "flaky.py", "ForeachFlow": FLOWS / "foreach.py", "SlowFlow": FLOWS / "slow.py"}
+    with dagster_dev(tmp_path_factory.mktemp("webserver"), flows, "--executor", "in_process") as dev:
+        yield dev
+
+
+@pytest.fixture
+def ready(dev: DagsterDev) -> Iterator[Any]:
+    """The file with which FlakyFlow succeeds."""
+    file = dev.project.folder / "ready"
+    yield file
+    file.unlink(missing_ok=True)
+
+
+def command(
+    dev: DagsterDev, *arguments: str, flow: str = "flaky.py", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    return dev.project.metaflow(flow, "--quiet", "dagster", *arguments, DAGSTER_WEBSERVER_URL=dev.url, **options)
+
+
+def triggered(dev: DagsterDev, *arguments: str) -> str:
+    """The Metaflow run id of a new run."""
+    command(dev, "trigger", "--run-id-file", "run_id", *arguments)
+    return (dev.project.folder / "run_id").read_text()
+
+
+def test_run_is_triggered_shown_and_listed(dev, ready):
+    ready.touch()
+    finished = command(dev, "trigger", "--number", "5", "--wait", "--run-id-file", "run_id")
+    run_id = (dev.project.folder / "run_id").read_text()
+    assert f"{dev.url}/runs/{run_id.removeprefix('dagster-')}" in finished.stdout
+    assert "start: done" in finished.stdout
+    assert dev.project.metaflow_run(FLOW, run_id).data.result == 11
+    status = command(dev, "status", run_id[:16]).stdout
+    assert "SUCCEEDED" in status
+    assert "✓ middle" in status
+    assert run_id in command(dev, "list-runs", "--successful").stdout
+    assert run_id not in command(dev, "list-runs", "--failed", "--running").stdout
+
+
+def test_failed_run_is_resumed(dev, ready):
+    finished = command(dev, "trigger", "--number", "5", "--wait", "--run-id-file", "run_id", check=False)
+    assert finished.returncode == 1
+    assert "ValueError: not ready" in finished.stdout
+    origin = (dev.project.folder / "run_id").read_text()
+    ready.touch()
+    finished = command(dev, "resume", "--origin-run-id", origin, "--wait", "--run-id-file", "run_id")
+    assert "start: done (cloned" in finished.stdout
+    run = dev.project.metaflow_run(FLOW, (dev.project.folder / "run_id").read_text())
+    assert run.data.result == 11
+    assert run["start"].task.metadata_dict["origin-run-id"] == origin
+
+
+def test_items_of_a_foreach_are_counted(dev):
+    finished = command(dev, "trigger", "--wait", flow="foreach.py")
+    assert "items, " in finished.stdout
+
+
+def test_run_is_terminated(dev):
+    command(dev, "trigger", "--run-id-file", "run_id", flow="slow.py")
+    run_id = (dev.project.folder / "run_id").read_text()
+    wait_until((dev.project.folder / "pid").exists, "the step to wait")
+    assert "RUNNING" in command(dev, "status", run_id, flow="slow.py").stdout
+    assert "TERMINATED" in command(dev, "terminate", run_id, flow="slow.py").stdout
+    assert "TERMINATED" in command(dev, "status", run_id, flow="slow.py").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trigger", "--number", "x"], ["number", "'x'"]),
+        (["trigger", "--definitions-file", "other.py"], ["OtherJob", "reloaded"]),
+        (["status", "dagster-nope"], ["dagster-nope", FLOW]),
+    ],
+)
+def test_mistake_is_one_clear_message(dev, arguments, words):
+    dev.project.compile("flaky.py", "--name", "OtherJob", to="other.py")
+    finished = command(dev, *arguments, check=False)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stdout
+    assert all(word in finished.stdout for word in words), finished.stdout
+
+
+def test_deployer_speaks_to_the_webserver(dev, ready, monkeypatch):
+    ready.touch()
+    monkeypatch.setenv("DAGSTER_WEBSERVER_URL", dev.url)
+    definitions = dev.project.folder / "flakyflow_dagster.py"
+    run: Any = DeployedFlow.from_deployment(str(definitions), impl="dagster").trigger(number=2)
+    assert run.dagster_url == f"{dev.url}/runs/{run.dagster_run_id}"
+    run.wait_for_completion(timeout=120)
+    assert run.status == "SUCCEEDED"
+    assert run.run.data.result == 5
+
+
+def test_runs_are_the_same_in_metaflow_wherever_they_are_launched(dev, ready, tmp_path):
+    ready.touch()
+    launched = dev.launch(FLOW, number=3)
+    dev.wait_for(launched, "SUCCESS")
+    from_ui = dev.project.metaflow_run(FLOW, f"dagster-{launched}")
+    command(dev, "trigger", "--number", "3", "--wait", "--run-id-file", "run_id")
+    from_graphql = dev.project.metaflow_run(FLOW, (dev.project.folder / "run_id").read_text())
+    dev.project.metaflow(
+        *("flaky.py", "dagster", "trigger", "--number", "3", "--wait", "--run-id-file", "run_id"),
+        *("--definitions-file", "flakyflow_dagster.py"),
+        DAGSTER_HOME=str(tmp_path),
+    )
+    from_shell = dev.project.metaflow_run(FLOW, (dev.project.folder / "run_id").read_text())
+    assert _shape(from_ui) == _shape(from_graphql) == _shape(from_shell)
+
+
+def test_reexecution_from_failure_goes_on_and_of_all_steps_begins_anew(dev, ready):
+    failed = dev.launch(FLOW, number=4)
+    dev.wait_for(failed, "FAILURE")
+    ready.touch()
+    again = _reexecuted(dev, failed, "FROM_FAILURE")
+    run = dev.project.metaflow_run(FLOW, f"dagster-{failed}")
+    assert run.data.result == 9
+    assert [len(list(run[step])) for step in ("start", "middle", "end")] == [1, 2, 1]
+    # the Metaflow run is what its latest Dagster run is
+    shown = command(dev, "status", f"dagster-{failed}").stdout
+    assert "SUCCEEDED" in shown
+    assert again in shown
+    anew = _reexecuted(dev, failed, "ALL_STEPS")
+    assert dev.project.metaflow_run(FLOW, f"dagster-{anew}").data.result == 9
+    assert f"dagster-{anew}" in command(dev, "status", anew).stdout
+
+
+def _reexecuted(dev: DagsterDev, run_id: str, strategy: str) -> str:
+    params = {"parentRunId": run_id, "strategy": strategy}
+    launched = dev.graphql(REEXECUTE, params=params)["launchRunReexecution"]["run"]["runId"]
+    dev.wait_for(launched, "SUCCESS")
+    return launched
+
+
+def _shape(run: Run) -> Any:
+    """What Metaflow knows of a run, beside its ids and times."""
+    return (
+        sorted(tag for tag in run.tags if not tag.startswith("dagster_run_id:")),
+        {
+            step.id: [
+                (task.id, sorted(task.metadata_dict), sorted(artifact.id for artifact in task), task.successful)
+                for task in step
+            ]
+            for step in run
+        },
+    )
