@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flow_model, step_model
 
@@ -98,6 +98,7 @@ def test_production_branches(tmp_path, branch, is_production):
     assert deployment.is_production is is_production
 
 
+@settings(deadline=None)
 @given(default=st.recursive(NUMBERS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
 def test_values_come_back(tmp_path_factory, default):
     parameter = ParameterModel("p", "json", has_default=True, default=default)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flow_model, step_model
 
@@ -58,6 +58,7 @@ def _structure(source: str) -> list[str]:
     return [f"{type(node).__name__} {getattr(node, 'name', '')}" for node in ast.parse(source).body]
 
 
+@settings(deadline=None)  # a busy machine is no fault of the template
 @given(
     docstring=hostile_text,
     default=json_values,
