@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,8 @@ from support import (
 )
 
 from metaflow_pipes.tags import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+
+pytestmark = pytest.mark.xdist_group("resume")  # one worker, with one pair of origins
 
 SHORT_RUN_ID = 8
 RETRY_TAG = "dagster/is_resume_retry"
@@ -44,6 +47,7 @@ class Resumed:
         self.breaks_at(broken)
         return native_origin(self.project, "resumed.py")
 
+    @cache  # noqa: B019
     def native(self, origin: str, *step: str) -> dict[Any, Any]:
         """The tasks of Metaflow's own `resume`."""
         self.project.metaflow(
@@ -179,7 +183,7 @@ def test_workers_see_overridden_parameters(resumed):
 def test_reexecution_goes_on_cloning_and_selected_steps_run(resumed, tmp_path):
     job = persistent(resumed.definitions)
     tags = {ORIGIN_RUN_ID_TAG: resumed.at_turn}
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         resumed.breaks_at(resumed.broken_turn)
         first = dg.execute_job(job, instance, tags=tags)
         assert not first.success
@@ -207,7 +211,7 @@ def test_reexecution_of_all_steps_resumes_the_origin_again(project, tmp_path):
     origin = native_origin(flows, "flaky.py", "--number", "3")
     flows.write("ready", "")
     job = persistent(flows.compile("flaky.py", "--executor", "in_process"))
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         first = dg.execute_job(job, instance, tags={ORIGIN_RUN_ID_TAG: origin})
         second = dg.execute_job(job, instance, reexecution_options=dg.ReexecutionOptions(first.run_id))
         for result in (first, second):
@@ -225,7 +229,7 @@ def test_origin_with_steps_executed_again_gives_those_that_finished_last(project
     flows.write("ready", "")
     job = persistent(flows.compile("flaky.py", "--executor", "in_process"))
     numbers = [{"ops": {"start": {"config": {"number": number}}}} for number in (1, 10)]
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         first = dg.execute_job(job, instance, run_config=numbers[0])
         options = dg.ReexecutionOptions(first.run_id, step_selection=["start", "middle"])
         dg.execute_job(job, instance, run_config=numbers[1], reexecution_options=options)
@@ -327,7 +331,7 @@ def test_lost_index_of_the_origin_fails_with_what_to_do(project, tmp_path):
     flows: Project = project("flaky.py")
     origin = native_origin(flows, "flaky.py")
     job = persistent(flows.compile("flaky.py", "--executor", "in_process"))
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         first = dg.execute_job(job, instance, tags={ORIGIN_RUN_ID_TAG: origin})
         (index,) = (flows.folder / ".metaflow").rglob("resume.json")
         index.unlink()
