@@ -18,8 +18,8 @@ from metaflow.runner.utils import get_lower_level_group, handle_timeout, tempora
 from metaflow_pipes.deployment.deployments import find_deployment, read_deployment, registered
 from metaflow_pipes.deployment.parameters import python_name
 from metaflow_pipes.deployment.run_commands import resume, trigger
-from metaflow_pipes.deployment.runs import RunStatus, end_run, find_run
-from metaflow_pipes.deployment.services import URL_VARIABLE, connect
+from metaflow_pipes.deployment.runs import URL_VARIABLE, RunStatus, end_run, find_run
+from metaflow_pipes.deployment.services import connect
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
+    DEFAULT_HOME,
+    HOME_VARIABLE,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -32,7 +34,6 @@ from metaflow_pipes.deployment.runs import (
     metaflow_run_id,
     reason_of,
 )
-from metaflow_pipes.deployment.services import DEFAULT_HOME, HOME_VARIABLE
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.tags import RUN_ID_TAG
 

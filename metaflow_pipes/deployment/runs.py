@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.deployment.deployments import Deployment
 
+# Where a Dagster is found: its webserver, or else its instance on this machine, and that where no variable names one.
+URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
+HOME_VARIABLE = "DAGSTER_HOME"
+DEFAULT_HOME = "~/.metaflow-pipes/dagster"
+
 # What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
 RUN_ID_PREFIX = "dagster-"
 # How many runs are searched for a prefix.

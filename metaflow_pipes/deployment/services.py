@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.deployment.runs import HOME_VARIABLE, URL_VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from metaflow_pipes.deployment.runs import DagsterService
 
-URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
 # The token that Dagster+ asks for, as in its own tools.
 TOKEN_VARIABLE = "DAGSTER_CLOUD_API_TOKEN"  # noqa: S105 - its name
-HOME_VARIABLE = "DAGSTER_HOME"
-# The instance where that names none.
-DEFAULT_HOME = "~/.metaflow-pipes/dagster"
 
 
 def connect(url: str | None = None, environment: Mapping[str, str] | None = None) -> DagsterService:

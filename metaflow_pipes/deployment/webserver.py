@@ -10,12 +10,12 @@ from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
     SPLITS_METADATA,
     STEP_EVENTS,
+    URL_VARIABLE,
     RunRecord,
     RunStatus,
     StepEvent,
     reason_of,
 )
-from metaflow_pipes.deployment.services import URL_VARIABLE
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
