@@ -1,0 +1,228 @@
+"""Which run an id means, how far it is said to be, and which run config parameters make."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from metaflow_pipes.deployment.deployments import Deployment
+from metaflow_pipes.deployment.parameters import from_text, run_config, split_run_params
+from metaflow_pipes.deployment.progress import Progress, duration
+from metaflow_pipes.deployment.runs import RunRecord, RunStatus, StepEvent, find_run, reason_of
+from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.model import ParameterModel
+
+
+class Service:
+    """A Dagster with these runs, the latest first."""
+
+    def __init__(self, *runs: tuple[str, str]):
+        self._runs = [
+            RunRecord(id_, "F", RunStatus.RUNNING, {"metaflow/flow": "F", "metaflow/run_id": run_id} if run_id else {})
+            for id_, run_id in runs
+        ]
+
+    def run(self, dagster_run_id: str) -> RunRecord | None:
+        return next((run for run in self._runs if run.dagster_run_id == dagster_run_id), None)
+
+    def runs(self, tags: dict[str, str], statuses: Any = (), limit: int = 20) -> list[RunRecord]:
+        return [run for run in self._runs if tags.items() <= {"metaflow/flow": "F", **run.tags}.items()][:limit]
+
+
+SERVICE: Any = Service(("a9", "dagster-a1"), ("a1", "dagster-a1"), ("b2", "dagster-b2"), ("b3", ""))
+
+
+@pytest.mark.parametrize(
+    ("identifier", "found"),
+    [
+        ("dagster-a1", "a9"),  # of a Metaflow run, the Dagster run that went on with it last
+        ("a1", "a1"),
+        ("a9", "a9"),
+        ("a", "a9"),
+        ("dagster-a", "a9"),
+        ("b2", "b2"),
+        ("dagster-b2", "b2"),
+        ("F/dagster-b2", "b2"),
+        ("dagster-b3", "b3"),  # not started yet, so that no tag says so
+        ("b3", "b3"),
+    ],
+)
+def test_run_is_found(identifier, found):
+    assert find_run(SERVICE, "F", identifier).dagster_run_id == found
+
+
+@pytest.mark.parametrize(
+    ("identifier", "words"),
+    [
+        ("b", ["dagster-b2", "dagster-b3", "2 runs"]),
+        ("dagster-", ["3 runs"]),
+        ("c", ["no run c"]),
+        ("", ["missing"]),
+        ("G/dagster-b2", ["flow G", "flow F"]),
+    ],
+)
+def test_run_that_is_not_clear_is_refused(identifier, words):
+    with pytest.raises(DeploymentError) as error:
+        find_run(SERVICE, "F", identifier)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def progress_of(*events: tuple[str, str] | tuple[str, str, dict[str, Any]], **steps: str | None) -> list[str]:
+    """What is printed of events a second apart."""
+    output = io.StringIO()
+    progress = Progress(steps, Console(file=output, width=200))
+    progress.take(
+        StepEvent(kind, key, float(number), **(rest[0] if rest else {}))
+        for number, (kind, key, *rest) in enumerate(events)
+    )
+    return output.getvalue().splitlines()
+
+
+def test_progress_counts_the_items_of_a_foreach():
+    lines = progress_of(
+        ("STEP_START", "start"),
+        ("STEP_OUTPUT", "start", {"num_splits": 2}),
+        ("STEP_SUCCESS", "start"),
+        ("STEP_START", "work[0]"),
+        ("STEP_START", "gather_work"),
+        ("STEP_SUCCESS", "work[0]"),
+        ("STEP_START", "work[1]"),
+        ("STEP_FAILURE", "work[1]"),
+        ("STEP_RESTARTED", "work[1]"),
+        ("STEP_SUCCESS", "work[1]"),
+        start=None,
+        work="start",
+    )
+    assert lines == [
+        "start: running",
+        "start: done (2.0 s)",
+        "work: running (2 items)",
+        "work[1]: failed",
+        "work: done (2 items, 6.0 s)",
+    ]
+
+
+def test_progress_tells_clones_retries_and_skips():
+    lines = progress_of(
+        ("STEP_START", "start"),
+        ("STEP_OUTPUT", "start", {"is_cloned": True}),
+        ("STEP_SUCCESS", "start"),
+        ("STEP_START", "left"),
+        ("STEP_UP_FOR_RETRY", "left"),
+        ("STEP_RESTARTED", "left"),
+        ("STEP_SUCCESS", "left"),
+        ("STEP_SKIPPED", "right"),
+        start=None,
+        left=None,
+        right=None,
+    )
+    assert lines == [
+        "start: running",
+        "start: done (cloned, 2.0 s)",
+        "left: running",
+        "left: failed, and is tried again",
+        "left: done (3.0 s)",
+        "right: skipped",
+    ]
+
+
+def test_table_shows_the_state_of_each_step_once_the_run_has_ended():
+    progress = Progress({"start": None, "work": "start", "end": None})
+    kinds = [("STEP_OUTPUT", "start"), ("STEP_SUCCESS", "start"), ("STEP_START", "work[0]"), ("STEP_START", "work[1]")]
+    progress.take(StepEvent(kind, key, 1.0, num_splits=2) for kind, key in kinds)
+    progress.take([StepEvent("STEP_SUCCESS", "work[0]", 2.0)])
+    progress.finish()
+    output = io.StringIO()
+    Console(file=output, width=100).print(progress)
+    done, failed = output.getvalue().splitlines()
+    assert done.startswith("✓ start")
+    assert failed.startswith("✗ work")
+    assert "1/2" in failed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (75, "75 s"), (300, "5 min"), (9000, "150 min")]
+)
+def test_durations_are_short(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_end_with_the_run_is_told_in_words():
+    assert reason_of("dagster._core.errors.DagsterExecutionInterruptedError\n") == "was ended with the run"
+    assert reason_of("boom\n") == "boom"
+
+
+DEPLOYMENT = Deployment(
+    **{
+        **dict.fromkeys(Deployment.__dataclass_fields__),
+        "name": "F",
+        "flow_name": "F",
+        "definitions_file": Path("defs.py"),
+        "op_names": {"start": "start"},
+        "start_step": "start",
+        "parameters": (
+            ParameterModel("alpha-beta", "float", has_default=True, default=1.0),
+            ParameterModel("count", "int", multiple=True, has_default=True, default=[1]),
+            ParameterModel("flag", "bool", has_default=True, default=False),
+            ParameterModel("data", "json", has_default=True, default=None),
+            ParameterModel("listed", "str", separator=",", has_default=True, default="a"),
+            ParameterModel("file", "file", has_default=True, default="x"),
+            ParameterModel("bare", "str"),
+        ),
+    }
+)
+
+
+def config_of(**values: Any) -> dict[str, Any]:
+    return run_config(DEPLOYMENT, values)["ops"]["start"]["config"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "value"),
+    [
+        ({"alpha-beta": "1e-3"}, 0.001),
+        ({"alpha_beta": "2"}, 2.0),
+        ({"count": ("1", "2")}, [1, 2]),
+        ({"count": "3"}, [3]),
+        ({"flag": "Yes"}, True),
+        ({"flag": "0"}, False),
+        ({"data": '{"a": [1, null]}'}, {"a": [1, None]}),
+        ({"data": "null"}, None),
+        ({"listed": "x,y"}, "x,y"),
+        ({"bare": " 1 "}, " 1 "),
+    ],
+)
+def test_text_becomes_a_value_of_the_parameters_type(texts, value):
+    ((_, found),) = from_text(DEPLOYMENT, texts).items()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "texts", [{"alpha-beta": "x"}, {"count": "1.5"}, {"flag": "maybe"}, {"data": "{"}, {"nope": "1"}]
+)
+def test_text_that_is_no_value_is_refused_by_name(texts):
+    with pytest.raises(DeploymentError, match=next(iter(texts))):
+        from_text(DEPLOYMENT, texts)
+
+
+def test_what_is_not_given_has_its_default_or_no_value():
+    assert config_of() == {"bare": None}
+    assert config_of(alpha_beta=None, flag=True) == {"flag": True, "bare": None}
+    assert config_of(listed=["a", "b"])["listed"] == ["a", "b"]
+
+
+def test_paths_are_those_of_the_callers_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert config_of(file="data.txt")["file"] == str(tmp_path / "data.txt")
+    assert config_of(file='{"type": "uploader-v2"}')["file"] == '{"type": "uploader-v2"}'
+
+
+def test_pairs_hold_an_equals_sign():
+    assert split_run_params(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    with pytest.raises(DeploymentError, match="KEY=VALUE"):
+        split_run_params(["a"])
