@@ -54,7 +54,7 @@ class DagsterCompiler:
         step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the run's environment when
             a step starts, and only its name is written into the file.
         max_workers: How many steps run at the same time; by default as many as there are CPUs.
-        executor: `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
+        executor: `threads`, `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
         log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
             level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.

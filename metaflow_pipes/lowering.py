@@ -196,13 +196,13 @@ def _op_tags(step: StepModel) -> dict[str, str]:
 def _executor(options: JobOptions) -> ExecutorModel:
     if options.max_workers is not None and options.max_workers < 1:
         raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
-    if options.executor == "multiprocess":
+    if options.executor in ("threads", "multiprocess"):
         limit = "" if options.max_workers is None else f"max_concurrent={options.max_workers}"
-        return ExecutorModel(expression=f"multiprocess({limit})")
+        return ExecutorModel(expression=f"{options.executor}({limit})")
     if options.max_workers is not None:
         raise CompileError(
             f"--max-workers can't be used with --executor {options.executor}: it sets the limit of the "
-            "multiprocess executor. Configure another executor where it is defined."
+            "threads and multiprocess executors. Configure another executor where it is defined."
         )
     if options.executor == "in_process":
         return ExecutorModel(expression="dg.in_process_executor")

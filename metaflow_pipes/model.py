@@ -147,7 +147,7 @@ class JobOptions:
         namespace: The Metaflow namespace of the steps, or None for that of the production token.
         step_env: Environment variables of all steps.
         max_workers: How many steps run at the same time, or None for the executor's own default.
-        executor: `multiprocess`, `in_process` or `package.module:executor_def`.
+        executor: `threads`, `multiprocess`, `in_process` or `package.module:executor_def`.
         log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
             `error`, `critical` or `off`.
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.

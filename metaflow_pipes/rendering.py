@@ -117,8 +117,8 @@ def _imports(job: JobModel) -> str:
     }
     if job.flow.parameters:
         names.add("MetaflowParameter")
-    if job.executor.expression.startswith("multiprocess("):
-        names.add("multiprocess")
+    if job.executor.imported is None and not job.executor.expression.startswith("dg."):
+        names.add(job.executor.expression.partition("(")[0])
     ordered = sorted(names, key=lambda name: (name.islower(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
     return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")

@@ -77,7 +77,7 @@ for command in (trigger, resume, status, list_runs, terminate):
     "--executor",
     default="multiprocess",
     show_default=True,
-    help="The job's executor: multiprocess, in_process, or package.module:executor_def.",
+    help="The job's executor: threads, multiprocess, in_process, or package.module:executor_def.",
 )
 @click.option(
     "--log-level",

@@ -61,7 +61,7 @@ class DagsterDeployer(DeployerImpl):
         max_workers : int, optional, default None
             How many steps run at the same time.
         executor : str, optional, default "multiprocess"
-            The job's executor: multiprocess, in_process, or package.module:executor_def.
+            The job's executor: threads, multiprocess, in_process, or package.module:executor_def.
         workflow_timeout : int, optional, default None
             The time limit of each run, in seconds.
         log_level : str, optional, default "warning"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import open_pipes_session
 
-from metaflow_pipes.runtime import orphans
+from metaflow_pipes.runtime import orphans, step_thread
 from metaflow_pipes.runtime.messages import ContextInjector, MessageReader
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             bootstrap = session.get_bootstrap_env_vars()
             environment.update(bootstrap)
             orphans.end_with_run_worker()
-            with self._supervised(command, environment, cwd or self.cwd) as process:
+            with (
+                self._supervised(command, environment, cwd or self.cwd) as process,
+                step_thread.current().waits_for(process),
+            ):
                 exit_code = process.wait()
             if exit_code < 0:
                 count = orphans.kill_orphans(process.pid, bootstrap)
@@ -113,7 +116,17 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
 
         Its standard input is the lifeline: nothing is ever written, and it ends when this process does.
         """
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+        thread = step_thread.current()
+        thread.check()
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=thread.stdout,
+            stderr=thread.stderr,
+            start_new_session=True,
+        )
         try:
             yield process
         finally:

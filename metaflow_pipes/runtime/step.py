@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets import materialize
 from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from metaflow_pipes.runtime.report import TaskReport, iterations_table
@@ -189,7 +189,7 @@ def run_loop_step(
                     f"{failure.description} It is tried again in {retry_delay_seconds} s.",
                     exc_info=failure.__cause__,
                 )
-                time.sleep(retry_delay_seconds)
+                step_thread.current().pause(retry_delay_seconds)
             else:
                 reports.append(report)
                 break

@@ -1,0 +1,310 @@
+"""Ops in threads of the run's process: what any Dagster executor does, and a compute log for each step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from support import Project, is_running, persistent
+
+from metaflow_pipes.runtime import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SLEEP_SECONDS = 0.4
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        yield instance
+
+
+def logs_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, tuple[bytes, bytes]]:
+    """The compute logs of each step, stdout and stderr."""
+    found = {}
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED).records:
+        event = record.event_log_entry.dagster_event
+        assert event is not None
+        data = event.logs_captured_data
+        key = instance.compute_log_manager.build_log_key_for_run(run_id, data.file_key)
+        assert instance.compute_log_manager.is_capture_complete(key)
+        log = instance.compute_log_manager.get_log_data(key)
+        for step_key in data.step_keys or ():
+            found[step_key] = (found.get(step_key, (b"", b""))[0] + (log.stdout or b""), log.stderr or b"")
+    return found
+
+
+def test_each_step_of_a_flow_has_its_own_logs(project, instance):
+    flows: Project = project("printing.py")
+    definitions = flows.compile("printing.py", "--executor", "threads", "--max-workers", "4")
+    with dg.execute_job(persistent(definitions), instance) as result:
+        assert result.success
+        logs = logs_of(instance, result.run_id)
+    assert logs["start"] == (b"out of start\n", b"err of start\n")
+    assert {key: logs[key][0] for key in logs if key.startswith("work")} == {
+        f"work[{index}]": f"item {index}\n".encode() for index in range(5)
+    }
+    run = flows.metaflow_run("PrintingFlow", f"dagster-{result.run_id}")
+    assert run.successful
+    assert [task.stdout for task in run["work"]] == [f"item {index}\n" for index in (4, 3, 2, 1, 0)]
+
+
+# plain jobs, for what is Dagster's and not Metaflow's: each is made anew where it is run
+
+
+@dg.op(out=dg.DynamicOut(int))
+def numbers():
+    for number in range(4):
+        yield dg.DynamicOutput(number, mapping_key=str(number))
+
+
+@dg.op
+def slow(number: int) -> int:
+    time.sleep(SLEEP_SECONDS)
+    return number
+
+
+@dg.op
+def total(found: list[int]) -> int:
+    return sum(found)
+
+
+@dg.job(executor_def=threads(4))
+def side_by_side():
+    total(numbers().map(slow).collect())
+
+
+ATTEMPTS: list[float] = []
+
+
+@dg.op(retry_policy=dg.RetryPolicy(max_retries=2, delay=0.2))
+def flaky() -> int:
+    ATTEMPTS.append(time.monotonic())
+    if len(ATTEMPTS) < 3:
+        raise dg.Failure("not yet")
+    return 1
+
+
+@dg.job(executor_def=threads(2))
+def retried():
+    total([flaky()])
+
+
+@dg.op(out={"left": dg.Out(int, is_required=False), "right": dg.Out(int, is_required=False)})
+def choice():
+    yield dg.Output(1, "left")
+
+
+@dg.op
+def fails(number: int) -> int:
+    raise ValueError(f"no {number}")
+
+
+HOOKED: list[str] = []
+
+
+@dg.success_hook
+def noted(context):
+    HOOKED.append(context.op.name)
+
+
+@dg.failure_hook
+def mourned(context):
+    HOOKED.append(f"{context.op.name} failed")
+
+
+@dg.job(executor_def=threads(2), hooks={noted, mourned})
+def mixed():
+    left, right = choice()
+    total.alias("skipped")([slow.alias("never")(right)])
+    total.alias("abandoned")([fails(left)])
+    slow(left)
+
+
+@dg.resource
+def broken(_):
+    raise ValueError("no such database")
+
+
+@dg.op(required_resource_keys={"broken"})
+def uses_broken():
+    pass
+
+
+@dg.job(executor_def=threads(2), resource_defs={"broken": broken})
+def without_resource():
+    uses_broken()
+
+
+@dg.op(pool="narrow")
+def pooled(number: int) -> int:
+    INSIDE.append(number)
+    inside = len(INSIDE)
+    time.sleep(0.1)
+    INSIDE.remove(number)
+    return inside
+
+
+INSIDE: list[int] = []
+
+
+@dg.op
+def widest(found: list[int]) -> int:
+    return max(found)
+
+
+@dg.job(executor_def=threads(4))
+def in_a_pool():
+    widest(numbers().map(pooled).collect())
+
+
+@dg.op(tags={"kind": "heavy"})
+def heavy(number: int) -> int:
+    return pooled.compute_fn.decorated_fn(number)  # pyright: ignore
+
+
+@dg.job(
+    executor_def=threads(4).configured(
+        {"tag_concurrency_limits": [{"key": "kind", "value": "heavy", "limit": 1}]}, "limited"
+    )
+)
+def with_tag_limits():
+    widest(numbers().map(heavy).collect())
+
+
+@dg.op
+def one() -> int:
+    return 1
+
+
+def run(job: dg.JobDefinition, instance: dg.DagsterInstance, **options: Any) -> Any:
+    return dg.execute_job(dg.reconstructable(job), instance, **options)
+
+
+def keys(result: Any, kind: dg.DagsterEventType) -> list[str]:
+    return sorted(event.step_key for event in result.filter_events(lambda event: event.event_type == kind))
+
+
+def test_steps_run_side_by_side_in_threads_of_this_process(instance):
+    started = time.monotonic()
+    with run(side_by_side, instance) as result:
+        assert result.success
+        assert result.output_for_node("total") == 6
+    assert time.monotonic() - started < 30
+    starts = [e.timestamp for e in _records(instance, result.run_id, "STEP_START", "slow")]
+    ends = [e.timestamp for e in _records(instance, result.run_id, "STEP_SUCCESS", "slow")]
+    assert max(starts) < min(ends)
+    assert threading.active_count() < 20
+
+
+def test_failed_op_is_tried_again_after_its_delay(instance):
+    ATTEMPTS.clear()
+    with run(retried, instance) as result:
+        assert result.success
+        assert result.output_for_node("total") == 1
+    assert ATTEMPTS[2] - ATTEMPTS[1] >= 0.2
+
+
+def test_skips_failures_and_hooks_are_dagsters(instance):
+    HOOKED.clear()
+    with run(mixed, instance) as result:
+        assert not result.success
+        assert keys(result, dg.DagsterEventType.STEP_SKIPPED) == ["never", "skipped"]
+        assert keys(result, dg.DagsterEventType.STEP_FAILURE) == ["fails"]
+        assert keys(result, dg.DagsterEventType.STEP_SUCCESS) == ["choice", "slow"]
+    assert sorted(HOOKED) == ["choice", "fails failed", "slow"]
+
+
+def test_reexecution_from_failure_runs_what_is_left(instance):
+    ATTEMPTS[:] = [0.0]
+    failing = dg.reconstructable(retried_once)
+    with dg.execute_job(failing, instance) as result:
+        assert not result.success
+    options = dg.ReexecutionOptions.from_failure(result.run_id, instance)
+    with dg.execute_job(failing, instance, reexecution_options=options) as again:
+        assert again.success
+        assert keys(again, dg.DagsterEventType.STEP_SUCCESS) == ["fails_once", "total"]
+
+
+@dg.op
+def fails_once(number: int) -> int:
+    ATTEMPTS.append(0.0)
+    if len(ATTEMPTS) < 3:
+        raise ValueError("not yet")
+    return number
+
+
+@dg.job(executor_def=threads(2))
+def retried_once():
+    total([fails_once(one())])
+
+
+def test_error_of_an_op_is_raised_if_that_is_asked_for(instance):
+    with pytest.raises(ValueError, match="no 1"), run(mixed, instance, raise_on_error=True):
+        pass
+
+
+def test_resource_that_fails_fails_the_run(instance):
+    with run(without_resource, instance) as result:
+        assert not result.success
+        assert keys(result, dg.DagsterEventType.STEP_START) == []
+    assert instance.get_run_by_id(result.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_pools_limit_what_runs_side_by_side(instance):
+    instance.event_log_storage.set_concurrency_slots("narrow", 1)
+    with run(in_a_pool, instance) as result:
+        assert result.success
+        assert result.output_for_node("widest") == 1
+
+
+def test_tags_limit_what_runs_side_by_side(instance):
+    with run(with_tag_limits, instance) as result:
+        assert result.success
+        assert result.output_for_node("widest") == 1
+
+
+def test_terminated_run_ends_all_steps_and_is_canceled(project, tmp_path):
+    flows: Project = project("slow.py")
+    definitions = flows.compile("slow.py", "--executor", "threads")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "job", "execute", "-f", definitions.name, "-j", "SlowFlow"],
+        cwd=flows.folder,
+        env={**os.environ, "DAGSTER_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pid_file = flows.folder / "pid"
+    give_up_at = time.monotonic() + 120
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert not is_running(int(pid_file.read_text()))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        (found,) = instance.get_runs()
+        assert found.status == dg.DagsterRunStatus.CANCELED
+        assert "wait" in logs_of(instance, found.run_id)
+
+
+def _records(instance: dg.DagsterInstance, run_id: str, kind: str, step: str) -> list[Any]:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType(kind)).records
+    return [
+        record
+        for record in records
+        if (event := record.event_log_entry.dagster_event) is not None and (event.step_key or "").startswith(step)
+    ]
