@@ -145,11 +145,14 @@ def test_dagster_shows_what_a_clone_is_of(resumed, all_but_the_end):
     assert (rows["result"], rows["alpha"]) == ("new", "inherited")
     made = materialization(all_but_the_end, "meet")
     assert made.metadata["cloned_from"].value == origin.pathspec
-    task = resumed.run(run_id)["meet"].task
+    task = resumed.run(run_id)["solo"].task
     assert task.metadata_dict["dagster-run-id"] == all_but_the_end.run_id
-    assert task.metadata_dict["dagster-step-key"] == "meet"
+    assert task.metadata_dict["dagster-step-key"] == "solo"
     assert f"dagster_run_id:{all_but_the_end.run_id}" in task.system_tags
-    assert task.stdout == ""
+    assert task.metadata_dict["script-name"] == "resumed.py"
+    assert "git-info" not in task.metadata_dict
+    # as Metaflow's own `resume` leaves it
+    assert (task.stdout, resumed.run(resumed.at_end)["solo"].task.stdout) == ("", "solo passes\n")
 
 
 def test_run_that_was_resumed_can_be_resumed(resumed, all_but_the_end):
@@ -296,6 +299,60 @@ def test_parameters_keep_the_origins_values_unless_they_are_overridden(project):
     assert values["start"] == values_of(flows.metaflow_run("ParametersFlow", origin))["start"]
     stored = flows.run_of(result)["_parameters"].task
     assert {artifact.id for artifact in stored} == {artifact.id for artifact in expected["_parameters"].task}
+
+
+def test_configs_and_project_are_those_of_the_flow(project):
+    flows: Project = project()
+    flows.write("settings.json", '{"depth": 3}')
+    flows.write(
+        "configured.py",
+        """
+from metaflow import Config, FlowSpec, Parameter, project, step
+
+@project(name="shop")
+class ConfiguredFlow(FlowSpec):
+    settings = Config("settings", default="settings.json")
+    constant = 7
+    number = Parameter("number", default=1)
+    word = Parameter("word", required=True)
+
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        self.result = (self.settings.depth, self.constant, self.number, self.word)
+
+if __name__ == "__main__":
+    ConfiguredFlow()
+""",
+    )
+    origin = native_origin(flows, "configured.py", "--word", "given")
+    result = execute(
+        flows.job("configured.py", "--tag", "mine"),
+        {"number": 5, "word": "placeholder"},
+        tags={
+            ORIGIN_RUN_ID_TAG: origin,
+            STEP_TO_RERUN_TAG: "start",
+            OVERRIDDEN_PARAMETERS_TAG: '["number"]',
+        },
+    )
+    assert result.success
+    run = flows.metaflow_run("ConfiguredFlow", f"dagster-{result.run_id}")
+    assert run.data.result == (3, 7, 5, "given")
+    assert {"project:shop", "project_branch:user.tester", "mine"} <= run.tags
+
+
+def test_control_task_of_any_other_unbounded_foreach_is_cloned(project):
+    flows: Project = project("unbounded.py")
+    origin = native_origin(flows, "unbounded.py")
+    result = execute(flows.job("unbounded.py"), tags={ORIGIN_RUN_ID_TAG: origin, STEP_TO_RERUN_TAG: "join"})
+    assert result.success
+    run = flows.run_of(result)
+    assert steps_that_ran(tasks_of(run)) == {"join", "end"}
+    assert {task.id for task in run["work"]} == {"work-control", *(f"work-control-{index}" for index in range(3))}
+    assert run["join"].task.data.all_seen == [1, 2, 3]
 
 
 @pytest.mark.parametrize("flow", ["custom_names.py", "one_step.py"])
