@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster import DagsterInstance
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
 
 from metaflow_pipes.deployment.loading import load_job
@@ -114,6 +116,7 @@ class LocalInstance:
                     **tags,
                 },
                 job_code_origin=job.get_python_origin(),
+                remote_job_origin=_shown_origin(deployment),
             )
         except dg.DagsterInvalidConfigError as error:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
@@ -234,6 +237,12 @@ class LocalInstance:
                 again = self._instance.get_run_record_by_id(run.run_id)
             record = again or record
         return _record(record.dagster_run, record)
+
+
+def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
+    """Where `dagster dev -f` shows the job, so that its UI counts the run among the job's and re-executes it."""
+    location = RegisteredCodeLocationOrigin(deployment.definitions_file.name)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
 
 
 def _worker_name(dagster_run_id: str) -> str:
