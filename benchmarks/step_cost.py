@@ -135,7 +135,8 @@ class StepBenchmark:
             "flow": self.flow.name, "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
             "init": self.flow.init_command(run_id, "p", {}) if step == "start" else None, "configs": {},
             "datastore": "local", "datastore_root": self.flow.root, "timeout_seconds": None, "step_key": step,
-            "done_as": [], "log_level": 30, "iteration": None, "asset_key": f"EmptyFlow/{step}", "ended_with": None,
+            "done_as": [], "log_level": 30, "indices": [], "iteration": None, "asset_key": f"EmptyFlow/{step}",
+            "ended_with": None, "resumption": None,
         }  # fmt: skip
         messages = self.folder / "messages"
         messages.write_text("")

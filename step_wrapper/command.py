@@ -121,15 +121,20 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
         if launch.init is not None:
             index_origin(launch, resumption, metadata)
         task.index = read_index(launch)
+        if launch.init is not None:
+            return None
+        cloned_from = clone_task(launch, task.index, open_datastore(launch, metadata), metadata)
+        if cloned_from is None:
+            return None
+        register_dagster_run(launch, metadata)
     except CannotResumeError as error:
-        report_refusal(launch, context, str(error))
+        report_refusal(launch, context, str(error), allow_retries=False)
         return False
-    if launch.init is not None:
-        return None
-    cloned_from = clone_task(launch, task.index, open_datastore(launch, metadata), metadata)
-    if cloned_from is None:
-        return None
-    register_dagster_run(launch, metadata)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"could not use what run {resumption.origin_run_id} has stored: {described(error)}"
+        report_refusal(launch, context, reason, allow_retries=True)
+        return False
     report_clone(launch, context, cloned_from)
     return True
 

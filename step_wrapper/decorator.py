@@ -43,7 +43,7 @@ class DagsterInternalDecorator(StepDecorator):
         task = running.current
         if task is None:
             # a worker of num_parallel, maybe
-            if step_name == graph.start_step and PARAMETERS_VARIABLE in os.environ:
+            if PARAMETERS_VARIABLE in os.environ and step_name == graph.start_step:
                 from step_wrapper.resume import pass_on_parameters
 
                 pass_on_parameters(flow, flow_datastore, os.environ[PARAMETERS_VARIABLE])

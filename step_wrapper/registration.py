@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ def open_metadata(launch: Launch) -> Any:
     provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
     if launch.datastore == "local":
         LocalStorage.datastore_root = launch.datastore_root
+    # where Metaflow looks for the script's name and its git repository
+    sys.argv[0] = launch.command[0]
     flow = types.SimpleNamespace(name=launch.flow)
     provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
     provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.system_tags)

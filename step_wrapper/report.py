@@ -132,15 +132,16 @@ def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> Non
     _send_done(context, facts, cloned_from=cloned_from)
 
 
-def report_refusal(launch: Launch, context: PipesContext, reason: str) -> None:
-    """Report an attempt that can't run, and that no retry can mend.
+def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_retries: bool) -> None:
+    """Report an attempt that can't run.
 
     Args:
         launch: The attempt.
         context: The open Pipes session.
         reason: Why, as the predicate of a sentence about the step.
+        allow_retries: Whether another attempt can end otherwise.
     """
-    failure = {"reason": reason, "traceback": "", "exception": None, "stderr": "", "allow_retries": False}
+    failure = {"reason": reason, "traceback": "", "exception": None, "stderr": "", "allow_retries": allow_retries}
     _send(context, launch.task_id, 0.0, _NO_WAY, failure)
 
 

@@ -71,10 +71,10 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
             f"can't resume run {resumption.origin_run_id}: flow {launch.flow} has no such run in the "
             f"{launch.datastore} datastore {launch.datastore_root}"
         )
-    shards: dict[str, dict[str, str]] = {}
+    shards: dict[str, dict[str, str]] = {step: {} for step in resumption.steps_to_clone}
     for (step, at), task in latest.items():
-        if step in resumption.steps_to_clone:
-            shards.setdefault(step, {})[at] = task.task_id
+        if step in shards:
+            shards[step][at] = task.task_id
     header = {
         "origin_parameters": latest[PARAMETERS_STEP, ""].task_id,
         "parameters": launch.parameters.rpartition("/")[2],

@@ -52,6 +52,7 @@ class DagsterDev:
 
     url: str
     project: Project
+    home: Path
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of an answer."""
@@ -128,7 +129,7 @@ def dagster_dev(folder: Path, flows: Mapping[str, Path], *options: str) -> Itera
         )
     assert process.stdin is not None
     try:
-        dev = DagsterDev(url, project)
+        dev = DagsterDev(url, project, home)
         try:
             wait_until(lambda: is_serving(dev, len(flows)), "dagster dev to serve the flows")
         except AssertionError as error:

@@ -19,13 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster import DagsterInstance
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
 
 from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
     DEFAULT_HOME,
+    FAILURES,
     HOME_VARIABLE,
+    RUN_FAILURE,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -114,6 +118,7 @@ class LocalInstance:
                     **tags,
                 },
                 job_code_origin=job.get_python_origin(),
+                remote_job_origin=_shown_origin(deployment),
             )
         except dg.DagsterInvalidConfigError as error:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
@@ -154,13 +159,13 @@ class LocalInstance:
 
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
         """As `DagsterService.events`."""
-        types = {dg.DagsterEventType(kind) for kind in STEP_EVENTS}
+        types = {dg.DagsterEventType[kind] for kind in (*STEP_EVENTS, RUN_FAILURE)}
         events: list[StepEvent] = []
         while True:
             page = self._instance.get_records_for_run(dagster_run_id, cursor, types, _EVENT_PAGE)
             for record in page.records:
                 event = record.event_log_entry.dagster_event
-                if event is not None and event.step_key is not None:
+                if event is not None:
                     events.append(_step_event(event, record.timestamp))
             cursor = page.cursor
             if not page.has_more:
@@ -236,6 +241,12 @@ class LocalInstance:
         return _record(record.dagster_run, record)
 
 
+def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
+    """Where `dagster dev -f` shows the job, so that its UI counts the run among the job's and re-executes it."""
+    location = RegisteredCodeLocationOrigin(deployment.definitions_file.name)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
+
+
 def _worker_name(dagster_run_id: str) -> str:
     return f"{platform.node()}/{dagster_run_id}"
 
@@ -259,18 +270,19 @@ def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord
 
 def _step_event(event: Any, timestamp: float) -> StepEvent:
     num_splits, is_cloned, message = None, False, None
-    if event.event_type_value == "STEP_OUTPUT":
+    kind = event.event_type.name
+    if kind == "STEP_OUTPUT":
         metadata = event.step_output_data.metadata
         num_splits = metadata[SPLITS_METADATA].value if SPLITS_METADATA in metadata else None
         is_cloned = CLONED_METADATA in metadata
-    elif event.event_type_value in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
+    elif kind in FAILURES:
         message = _failure_message(event)
-    return StepEvent(event.event_type_value, event.step_key, timestamp, num_splits, is_cloned, message)
+    return StepEvent(kind, event.step_key or "", timestamp, num_splits, is_cloned, message)
 
 
 def _failure_message(event: Any) -> str:
     failure = getattr(event.event_specific_data, "user_failure_data", None)
-    error = event.event_specific_data.error
+    error = getattr(event.event_specific_data, "error", None)
     if failure is not None and failure.description:
         return failure.description
     # a retry's own error is that of Dagster's request for it

@@ -124,7 +124,13 @@ def iterations_table(reports: Sequence[TaskReport]) -> dg.MetadataValue:
     """
     shown = reports[-MAX_ROWS:]
     records = [
-        dg.TableRecord({"iteration": number, "pathspec": report.pathspec, "seconds": round(report.duration_seconds, 3)})
+        dg.TableRecord(
+            {
+                "iteration": number,
+                "pathspec": report.pathspec,
+                "seconds": round(report.duration_seconds, 3) if report.cloned_from is None else None,
+            }
+        )
         for number, report in enumerate(shown, len(reports) - len(shown))
     ]
     columns = [

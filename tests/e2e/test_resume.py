@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -126,12 +125,15 @@ def test_control_task_is_cloned_with_its_workers(resumed, all_but_the_end):
     assert run.data.origin_run_id == resumed.at_end
 
 
-def test_step_to_rerun_runs_with_all_below_it(resumed):
-    result = resumed.resume(resumed.at_end, **{STEP_TO_RERUN_TAG: "inner_join"})
+def test_run_of_dagster_that_was_resumed_can_be_resumed_from_a_step(resumed, all_but_the_end):
+    origin = f"dagster-{all_but_the_end.run_id}"
+    result = resumed.resume(origin, **{STEP_TO_RERUN_TAG: "node_join"})
     assert result.success
     tasks = tasks_of(resumed.run(f"dagster-{result.run_id}"))
-    assert steps_that_ran(tasks) == {"inner_join", "join", "meet", "spread", "node", "node_join", "end"}
-    assert tasks == resumed.native(resumed.at_end, "inner_join")
+    assert steps_that_ran(tasks) == {"node_join", "end"}
+    assert tasks == resumed.native(origin, "node_join")
+    versions = {materialization(done, "meet").tags["dagster/data_version"] for done in (result, all_but_the_end)}
+    assert len(versions) == 1
 
 
 def test_dagster_shows_what_a_clone_is_of(resumed, all_but_the_end):
@@ -145,39 +147,23 @@ def test_dagster_shows_what_a_clone_is_of(resumed, all_but_the_end):
     assert (rows["result"], rows["alpha"]) == ("new", "inherited")
     made = materialization(all_but_the_end, "meet")
     assert made.metadata["cloned_from"].value == origin.pathspec
-    task = resumed.run(run_id)["meet"].task
+    task = resumed.run(run_id)["solo"].task
     assert task.metadata_dict["dagster-run-id"] == all_but_the_end.run_id
-    assert task.metadata_dict["dagster-step-key"] == "meet"
+    assert task.metadata_dict["dagster-step-key"] == "solo"
     assert f"dagster_run_id:{all_but_the_end.run_id}" in task.system_tags
-    assert task.stdout == ""
+    assert task.metadata_dict["script-name"] == "resumed.py"
+    assert "git-info" not in task.metadata_dict
+    # as Metaflow's own `resume` leaves it
+    assert (task.stdout, resumed.run(resumed.at_end)["solo"].task.stdout) == ("", "solo passes\n")
 
 
-def test_run_that_was_resumed_can_be_resumed(resumed, all_but_the_end):
-    origin = f"dagster-{all_but_the_end.run_id}"
-    parameters = {"alpha": 7}
-    tags = {
-        ORIGIN_RUN_ID_TAG: origin,
-        STEP_TO_RERUN_TAG: "node_join",
-        OVERRIDDEN_PARAMETERS_TAG: json.dumps(["alpha"]),
-    }
-    result = execute(resumed.job, parameters, tags=tags)
-    assert result.success
-    run = resumed.run(f"dagster-{result.run_id}")
-    assert steps_that_ran(tasks_of(run)) == {"node_join", "end"}
-    assert run["node_join"].task.data.all_seen == [(0, 1), (1, 1)]
-    assert (run["start"].task.data.alpha, run["meet"].task.data.alpha, run.data.alpha) == (1, 1, 7)
-    # the same as in the origin, which was a run of Dagster, too
-    versions = {materialization(done, "meet").tags["dagster/data_version"] for done in (result, all_but_the_end)}
-    assert len(versions) == 1
-
-
-def test_workers_see_overridden_parameters(resumed):
-    tags = {STEP_TO_RERUN_TAG: "meet", OVERRIDDEN_PARAMETERS_TAG: '["alpha"]'}
+def test_workers_of_cloned_tasks_see_overridden_parameters(resumed):
+    tags = {STEP_TO_RERUN_TAG: "node", OVERRIDDEN_PARAMETERS_TAG: '["alpha"]'}
     result = execute(resumed.job, {"alpha": 5}, tags={ORIGIN_RUN_ID_TAG: resumed.at_end, **tags})
     assert result.success
     run = resumed.run(f"dagster-{result.run_id}")
+    assert (run["start"].task.data.alpha, run["spread"].task.data.alpha, run.data.alpha) == (1, 1, 5)
     assert run["node_join"].task.data.all_seen == [(0, 5), (1, 5)]
-    assert run["meet"].task.data.result[1:] == (1, 5)
 
 
 def test_reexecution_goes_on_cloning_and_selected_steps_run(resumed, tmp_path):
@@ -298,6 +284,60 @@ def test_parameters_keep_the_origins_values_unless_they_are_overridden(project):
     assert {artifact.id for artifact in stored} == {artifact.id for artifact in expected["_parameters"].task}
 
 
+def test_configs_and_project_are_those_of_the_flow(project):
+    flows: Project = project()
+    flows.write("settings.json", '{"depth": 3}')
+    flows.write(
+        "configured.py",
+        """
+from metaflow import Config, FlowSpec, Parameter, project, step
+
+@project(name="shop")
+class ConfiguredFlow(FlowSpec):
+    settings = Config("settings", default="settings.json")
+    constant = 7
+    number = Parameter("number", default=1)
+    word = Parameter("word", required=True)
+
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        self.result = (self.settings.depth, self.constant, self.number, self.word)
+
+if __name__ == "__main__":
+    ConfiguredFlow()
+""",
+    )
+    origin = native_origin(flows, "configured.py", "--word", "given")
+    result = execute(
+        flows.job("configured.py", "--tag", "mine"),
+        {"number": 5, "word": "placeholder"},
+        tags={
+            ORIGIN_RUN_ID_TAG: origin,
+            STEP_TO_RERUN_TAG: "start",
+            OVERRIDDEN_PARAMETERS_TAG: '["number"]',
+        },
+    )
+    assert result.success
+    run = flows.metaflow_run("ConfiguredFlow", f"dagster-{result.run_id}")
+    assert run.data.result == (3, 7, 5, "given")
+    assert {"project:shop", "project_branch:user.tester", "mine"} <= run.tags
+
+
+def test_control_task_of_any_other_unbounded_foreach_is_cloned(project):
+    flows: Project = project("unbounded.py")
+    origin = native_origin(flows, "unbounded.py")
+    result = execute(flows.job("unbounded.py"), tags={ORIGIN_RUN_ID_TAG: origin, STEP_TO_RERUN_TAG: "join"})
+    assert result.success
+    run = flows.run_of(result)
+    assert steps_that_ran(tasks_of(run)) == {"join", "end"}
+    assert {task.id for task in run["work"]} == {"work-control", *(f"work-control-{index}" for index in range(3))}
+    assert run["join"].task.data.all_seen == [1, 2, 3]
+
+
 @pytest.mark.parametrize("flow", ["custom_names.py", "one_step.py"])
 def test_flow_without_steps_called_start_and_end(project, flow):
     flows: Project = project(flow)
@@ -327,16 +367,19 @@ def test_what_can_not_be_resumed_fails_at_once(project, tags, message):
     assert "Traceback" not in failure_description(failure)
 
 
-def test_lost_index_of_the_origin_fails_with_what_to_do(project, tmp_path):
+def test_lost_index_or_task_of_the_origin_fails_with_what_is_missing(project, tmp_path):
     flows: Project = project("flaky.py")
     origin = native_origin(flows, "flaky.py")
     job = persistent(flows.compile("flaky.py", "--executor", "in_process"))
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         first = dg.execute_job(job, instance, tags={ORIGIN_RUN_ID_TAG: origin})
-        (index,) = (flows.folder / ".metaflow").rglob("resume.json")
-        index.unlink()
         options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+        (index,) = (flows.folder / ".metaflow").rglob("resume.json")
+        index.with_name("resume.middle.json").write_text('{"": "gone"}')
         second = dg.execute_job(job, instance, reexecution_options=options)
-        description = failure_description(failures(second, "middle")[0])
-    assert f"can't go on with run dagster-{first.run_id}: what its start step stores" in description
-    assert "Re-execute all steps" in description
+        index.unlink()
+        third = dg.execute_job(job, instance, reexecution_options=options)
+    without_task, without_index = (failure_description(failures(result, "middle")[0]) for result in (second, third))
+    assert f"could not use what run {origin} has stored" in without_task
+    assert f"can't go on with run dagster-{first.run_id}: what its start step stores" in without_index
+    assert "Re-execute all steps" in without_index

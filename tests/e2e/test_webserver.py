@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dagster_dev import DagsterDev, dagster_dev, wait_until
+from dagster_dev import DagsterDev, dagster_dev, definitions_of, wait_until
 from metaflow import DeployedFlow
 from support import FLOWS
 
@@ -139,8 +139,9 @@ def test_runs_are_the_same_in_metaflow_wherever_they_are_launched(dev, ready, tm
     assert _shape(from_ui) == _shape(from_graphql) == _shape(from_shell)
 
 
-def test_reexecution_from_failure_goes_on_and_of_all_steps_begins_anew(dev, ready):
-    failed = dev.launch(FLOW, number=4)
+@pytest.mark.parametrize("is_of_the_shell", [False, True], ids=["ui", "shell"])
+def test_reexecution_from_failure_goes_on_and_of_all_steps_begins_anew(dev, ready, is_of_the_shell):
+    failed = _launched_by_the_shell(dev) if is_of_the_shell else dev.launch(FLOW, number=4)
     dev.wait_for(failed, "FAILURE")
     ready.touch()
     again = _reexecuted(dev, failed, "FROM_FAILURE")
@@ -154,6 +155,14 @@ def test_reexecution_from_failure_goes_on_and_of_all_steps_begins_anew(dev, read
     anew = _reexecuted(dev, failed, "ALL_STEPS")
     assert dev.project.metaflow_run(FLOW, f"dagster-{anew}").data.result == 9
     assert f"dagster-{anew}" in command(dev, "status", anew).stdout
+
+
+def _launched_by_the_shell(dev: DagsterDev) -> str:
+    """The Dagster run id of a run in the background, on the instance that `dagster dev` shows."""
+    definitions = dev.project.folder / definitions_of(FLOW)
+    arguments = ("--number", "4", "--definitions-file", str(definitions), "--run-id-file", "run_id")
+    dev.project.metaflow("flaky.py", "dagster", "trigger", *arguments, DAGSTER_HOME=str(dev.home))
+    return (dev.project.folder / "run_id").read_text().removeprefix("dagster-")
 
 
 def _reexecuted(dev: DagsterDev, run_id: str, strategy: str) -> str:

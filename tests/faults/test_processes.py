@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 from support import Project, execute, failure_description, failures, is_running, job_of, persistent
+
+from metaflow_pipes.deployment.deployments import read_deployment
+from metaflow_pipes.deployment.runs import RunStatus
+from metaflow_pipes.deployment.webserver import Webserver
+from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -210,7 +213,7 @@ def test_killed_step_fails_its_op_and_leaves_nothing(waiting):
 
 
 @contextlib.contextmanager
-def _webserver(definitions: Path, home: Path) -> Iterator[Callable[..., Any]]:
+def _webserver(definitions: Path, home: Path) -> Iterator[Webserver]:
     home.mkdir()
     # without a daemon: runs are launched at once
     coordinator = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
@@ -227,24 +230,16 @@ def _webserver(definitions: Path, home: Path) -> Iterator[Callable[..., Any]]:
         start_new_session=True,
     )
 
-    def ask(query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            data = json.load(answer)
-        assert "errors" not in data, data
-        return data["data"]
+    webserver = Webserver(f"http://127.0.0.1:{port}")
 
     def is_up() -> bool:
-        try:
-            return bool(ask("{ version }"))
-        except (urllib.error.URLError, ConnectionError):
-            return False
+        with contextlib.suppress(DeploymentError):
+            return bool(webserver.jobs())
+        return False
 
     try:
         _wait_for(is_up, 120, "the webserver is up")
-        yield ask
+        yield webserver
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -254,32 +249,23 @@ def _webserver(definitions: Path, home: Path) -> Iterator[Callable[..., Any]]:
         server.wait()
 
 
-LAUNCH = """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-TERMINATE = """mutation ($run: String!) { terminateRun(runId: $run) { __typename ... on PythonError { message } } }"""
-STATUS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"""
-
-
 @pytest.mark.parametrize(("width", "stubborn"), [(1, True), (20, False)])
 def test_terminated_run_is_canceled_and_leaves_nothing(waiting, tmp_path, width, stubborn):
     flows: Project = waiting()
     definitions = flows.compile("flow.py", "--max-workers", "20")
     config = {"ops": {"start": {"config": {"width": width, "stubborn": stubborn}}}}
-    with _webserver(definitions, tmp_path / "home") as ask:
-        selector = {
-            "jobName": "WaitingFlow",
-            "repositoryName": "__repository__",
-            "repositoryLocationName": definitions.name,
-        }
-        launched = ask(LAUNCH, params={"selector": selector, "runConfigData": json.dumps(config)})["launchRun"]
-        run_id = launched["run"]["runId"]
+    with _webserver(definitions, tmp_path / "home") as webserver:
+        run = webserver.launch(read_deployment(definitions), config, {}, lambda _: None)
+        run_id = run.dagster_run_id
         pids = _pids(flows, width)
         terminated_at = time.monotonic()
-        assert ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+        webserver.terminate(run)
         _gone(pids, 15)
         left = 30 - (time.monotonic() - terminated_at)
         _wait_for(
-            lambda: ask(STATUS, run=run_id)["runOrError"]["status"] == "CANCELED", left, "the run is shown as canceled"
+            lambda: webserver.run(run_id).status is RunStatus.TERMINATED,
+            left,
+            "the run is shown as canceled",
         )
     with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
         events = [
@@ -291,6 +277,6 @@ def test_terminated_run_is_canceled_and_leaves_nothing(waiting, tmp_path, width,
         for key in keys:
             log = instance.compute_log_manager.get_log_data([run_id, "compute_logs", key])
             assert log.stdout == b"waiting\n"
-    run = flows.metaflow_run("WaitingFlow", f"dagster-{run_id}")
-    assert not run.successful
-    assert [task.stdout for task in run["work"]] == ["waiting\n"] * width
+    metaflow_run = flows.metaflow_run("WaitingFlow", f"dagster-{run_id}")
+    assert not metaflow_run.successful
+    assert [task.stdout for task in metaflow_run["work"]] == ["waiting\n"] * width

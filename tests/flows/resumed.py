@@ -18,6 +18,7 @@ class ResumedFlow(FlowSpec):
                 time.sleep(0.1)
             time.sleep(1 if before else 0)
             raise ValueError(f"{name} is broken")
+        print(f"{name} passes")
         with Path("notes").open("a") as notes:
             notes.write(f"{name}\n")
 
