@@ -1,0 +1,80 @@
+"""What the threads executor takes of Dagster's private modules.
+
+If this fails with a new release of Dagster, `metaflow_pipes/runtime/executor.py` has to follow it: compare it with
+`dagster/_core/executor/in_process.py` and `multiprocess.py` of that release, which are made of the same parts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.execution.api import ExecuteRunWithPlanIterable
+from dagster._core.execution.compute_logs import create_compute_log_file_key
+from dagster._core.execution.context_creation_job import PlanExecutionContextManager
+from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_event_sequence_for_step
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
+from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (ExecuteRunWithPlanIterable, ["execution_plan", "iterator", "execution_context_manager"]),
+        (
+            PlanExecutionContextManager,
+            [
+                *("job", "execution_plan", "run_config", "dagster_run", "instance", "retry_mode"),
+                *("raise_on_error", "output_capture", "step_dependency_config"),
+            ],
+        ),
+        (InstanceConcurrencyContext, ["instance", "dagster_run"]),
+        (
+            ExecutionPlan.start,
+            [
+                *("retry_mode", "max_concurrent", "tag_concurrency_limits"),
+                *("instance_concurrency_context", "step_dependency_config"),
+            ],
+        ),
+        (ActiveExecution.get_steps_to_execute, ["limit"]),
+        (ActiveExecution.handle_event, ["dagster_event"]),
+        (ActiveExecution.verify_complete, ["job_context", "step_key"]),
+        (ActiveExecution.concurrency_event_iterator, ["plan_context"]),
+        (ActiveExecution.plan_events_iterator, ["job_context"]),
+        (ActiveExecution.sleep_interval, []),
+        (ActiveExecution.mark_interrupted, []),
+        (ActiveExecution.check_for_interrupts, []),
+        (ActiveExecution.get_known_state, []),
+        (dagster_event_sequence_for_step, ["step_context"]),
+        (_trigger_hook, ["step_context", "step_event_list"]),
+        (create_compute_log_file_key, []),
+        (dg.Executor.log_failure_or_retry_event_after_error, ["step_context", "err_info", "known_state"]),
+        (dg.DagsterEvent.capture_logs, ["job_context", "step_keys", "log_key", "log_context"]),
+        (dg.DagsterEvent.engine_event, ["plan_context", "message", "event_specific_data"]),
+        (EngineEventData.in_process, ["pid", "step_keys_to_execute"]),
+        (EngineEventData.interrupted, ["steps_interrupted"]),
+        (ComputeLogManager.build_log_key_for_run, ["run_id", "step_key"]),
+        (ComputeLogManager.open_log_stream, ["log_key", "io_type"]),
+        (LocalComputeLogManager.complete_artifact_path, ["log_key"]),
+        (CloudStorageComputeLogManager._on_capture_complete, ["log_key"]),
+        (CloudStorageComputeLogManager._poll_for_local_upload, ["log_key"]),
+    ],
+)
+def test_dagster_has_what_the_executor_uses(function: Any, parameters: list[str]):
+    known = list(inspect.signature(function).parameters)
+    assert [name for name in known if name in parameters] == parameters
+
+
+def test_names_that_are_no_functions():
+    assert RetryMode.from_config({"enabled": {}}) is RetryMode.ENABLED
+    assert [io_type.value for io_type in ComputeIOType] == ["stdout", "stderr"]
+    assert isinstance(CloudStorageComputeLogManager.local_manager, property)
+    assert "_in_flight" in inspect.getsource(ActiveExecution.__init__)
