@@ -27,9 +27,7 @@ from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
     DEFAULT_HOME,
-    FAILURES,
     HOME_VARIABLE,
-    RUN_FAILURE,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -159,13 +157,13 @@ class LocalInstance:
 
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
         """As `DagsterService.events`."""
-        types = {dg.DagsterEventType[kind] for kind in (*STEP_EVENTS, RUN_FAILURE)}
+        types = {dg.DagsterEventType(kind) for kind in STEP_EVENTS}
         events: list[StepEvent] = []
         while True:
             page = self._instance.get_records_for_run(dagster_run_id, cursor, types, _EVENT_PAGE)
             for record in page.records:
                 event = record.event_log_entry.dagster_event
-                if event is not None:
+                if event is not None and event.step_key is not None:
                     events.append(_step_event(event, record.timestamp))
             cursor = page.cursor
             if not page.has_more:
@@ -270,19 +268,18 @@ def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord
 
 def _step_event(event: Any, timestamp: float) -> StepEvent:
     num_splits, is_cloned, message = None, False, None
-    kind = event.event_type.name
-    if kind == "STEP_OUTPUT":
+    if event.event_type_value == "STEP_OUTPUT":
         metadata = event.step_output_data.metadata
         num_splits = metadata[SPLITS_METADATA].value if SPLITS_METADATA in metadata else None
         is_cloned = CLONED_METADATA in metadata
-    elif kind in FAILURES:
+    elif event.event_type_value in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         message = _failure_message(event)
-    return StepEvent(kind, event.step_key or "", timestamp, num_splits, is_cloned, message)
+    return StepEvent(event.event_type_value, event.step_key, timestamp, num_splits, is_cloned, message)
 
 
 def _failure_message(event: Any) -> str:
     failure = getattr(event.event_specific_data, "user_failure_data", None)
-    error = getattr(event.event_specific_data, "error", None)
+    error = event.event_specific_data.error
     if failure is not None and failure.description:
         return failure.description
     # a retry's own error is that of Dagster's request for it

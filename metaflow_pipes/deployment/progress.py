@@ -12,7 +12,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metaflow_pipes.deployment.runs import RUN_FAILURE
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
@@ -75,20 +74,11 @@ class Progress:
         self._console = console
         self._steps: dict[str, _Step] = {}
         self._splits: dict[str, int] = {}
-        self.run_failure: str | None = None
-        self._failures: list[tuple[str, str]] = []
-
-    @property
-    def failures(self) -> list[tuple[str, str]]:
-        """What has failed, each with the reason: Dagster steps; if none has, the run."""
-        return self._failures or ([] if self.run_failure is None else [("run", self.run_failure)])
+        self.failures: list[tuple[str, str]] = []
 
     def take(self, events: Iterable[StepEvent]) -> None:
         """Take what has happened, and print it if there is a console for that."""
         for event in events:
-            if event.kind == RUN_FAILURE:
-                self.run_failure = event.message
-                continue
             name = event.step_key.partition("[")[0]
             if name not in self._foreach_of:  # an op that only regroups tasks
                 continue
@@ -124,7 +114,7 @@ class Progress:
             step.move(event.step_key, "skipped")
         else:
             step.move(event.step_key, "failed")
-            self._failures.append((event.step_key, event.message or ""))
+            self.failures.append((event.step_key, event.message or ""))
         step.ended_at = event.timestamp
         step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "")
 
