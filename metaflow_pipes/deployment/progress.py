@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metaflow_pipes.deployment.runs import RUN_EVENTS
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
@@ -74,11 +75,15 @@ class Progress:
         self._console = console
         self._steps: dict[str, _Step] = {}
         self._splits: dict[str, int] = {}
+        self._run_error: str | None = None
         self.failures: list[tuple[str, str]] = []
 
     def take(self, events: Iterable[StepEvent]) -> None:
         """Take what has happened, and print it if there is a console for that."""
         for event in events:
+            if event.kind in RUN_EVENTS:
+                self._take_error(event)
+                continue
             name = event.step_key.partition("[")[0]
             if name not in self._foreach_of:  # an op that only regroups tasks
                 continue
@@ -101,6 +106,13 @@ class Progress:
                 step.move(key, "failed")
             if not step.failed:
                 step.total = len(step.done) if step.total is None else step.total
+
+    def _take_error(self, event: StepEvent) -> None:
+        """Take what goes wrong with the run itself; the reason of its failure, if that is not a step's."""
+        if event.kind == "ENGINE_EVENT":
+            self._run_error = event.message or self._run_error
+        elif not self.failures:
+            self.failures.append(("run", self._run_error or event.message or ""))
 
     def _move(self, step: _Step, event: StepEvent) -> None:
         if event.kind in ("STEP_START", "STEP_RESTARTED"):

@@ -8,6 +8,7 @@ import requests
 
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
+    RUN_EVENTS,
     SPLITS_METADATA,
     STEP_EVENTS,
     URL_VARIABLE,
@@ -157,7 +158,8 @@ class Webserver:
         while True:
             variables = {"runId": dagster_run_id, "cursor": cursor, "limit": _EVENT_PAGE}
             page = self._expect("EventConnection", self._ask(_EVENTS, "logsForRun", variables))
-            found += [_step_event(event) for event in page["events"] if event.get("eventType") in STEP_EVENTS]
+            kinds = STEP_EVENTS | RUN_EVENTS
+            found += [_step_event(event) for event in page["events"] if event.get("eventType") in kinds]
             cursor = page["cursor"]
             if not page["hasMore"]:
                 return found, cursor
@@ -268,9 +270,14 @@ def _step_event(event: Mapping[str, Any]) -> StepEvent:
         innermost = (error.get("causes") or [error])[-1].get("message")
         described = (event.get("failureMetadata") or {}).get("description")
         message = described or reason_of(innermost or event["message"])
+    elif event["eventType"] in RUN_EVENTS:
+        error = event.get("error")
+        message = (
+            error["message"].strip() if error else event["message"] if event["eventType"] == "RUN_FAILURE" else None
+        )
     return StepEvent(
         kind=event["eventType"],
-        step_key=event["stepKey"],
+        step_key=event["stepKey"] or "",
         timestamp=float(event["timestamp"]) / 1000,
         num_splits=metadata.get(SPLITS_METADATA),
         is_cloned=CLONED_METADATA in metadata,

@@ -130,6 +130,12 @@ def test_progress_tells_clones_retries_and_skips():
     ]
 
 
+def test_failure_of_the_run_is_told_if_no_step_has_failed():
+    progress = Progress({"start": None})
+    progress.take([StepEvent("ENGINE_EVENT", "", 1.0, message="no module"), StepEvent("RUN_FAILURE", "", 2.0)])
+    assert progress.failures == [("run", "no module")]
+
+
 def test_table_shows_the_state_of_each_step_once_the_run_has_ended():
     progress = Progress({"start": None, "work": "start", "end": None})
     kinds = [("STEP_OUTPUT", "start"), ("STEP_SUCCESS", "start"), ("STEP_START", "work[0]"), ("STEP_START", "work[1]")]
