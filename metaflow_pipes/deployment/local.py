@@ -27,9 +27,8 @@ from metaflow_pipes.deployment.loading import load_job
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
     DEFAULT_HOME,
-    FAILURES,
     HOME_VARIABLE,
-    RUN_FAILURE,
+    RUN_EVENTS,
     SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
@@ -57,6 +56,8 @@ DAGSTER_DEV_URL = "http://localhost:3000"
 # A run's processes get this long between being asked to end and being killed. A step has 10 s of it (the client that
 # waits for the step needs some more).
 TERMINATION_SECONDS = 30
+# How long a run can be known before its process is: launching it takes some milliseconds.
+LAUNCH_SECONDS = 5
 _POLL_SECONDS = 0.2
 _EVENT_PAGE = 1000
 
@@ -127,7 +128,7 @@ class LocalInstance:
             on_created(_record(run))
             self._start_worker(run)
         except BaseException as error:
-            self._instance.report_run_failed(run, f"The run could not be started: {error}")
+            self._instance.report_run_failed(run, f"The run could not be started: {str(error) or type(error).__name__}")
             raise
         return _record(run)
 
@@ -159,7 +160,7 @@ class LocalInstance:
 
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
         """As `DagsterService.events`."""
-        types = {dg.DagsterEventType[kind] for kind in (*STEP_EVENTS, RUN_FAILURE)}
+        types = {dg.DagsterEventType[kind] for kind in STEP_EVENTS | RUN_EVENTS}
         events: list[StepEvent] = []
         while True:
             page = self._instance.get_records_for_run(dagster_run_id, cursor, types, _EVENT_PAGE)
@@ -253,7 +254,7 @@ def _worker_name(dagster_run_id: str) -> str:
 
 def _is_abandoned(record: dg.RunRecord) -> bool:
     """Whether a run without processes can have none to come: its launch is not just going on."""
-    return time.time() - record.create_timestamp.timestamp() > TERMINATION_SECONDS or record.start_time is not None
+    return time.time() - record.create_timestamp.timestamp() > LAUNCH_SECONDS or record.start_time is not None
 
 
 def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord:
@@ -269,20 +270,23 @@ def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord
 
 
 def _step_event(event: Any, timestamp: float) -> StepEvent:
-    num_splits, is_cloned, message = None, False, None
     kind = event.event_type.name
+    num_splits, is_cloned, message = None, False, None
     if kind == "STEP_OUTPUT":
         metadata = event.step_output_data.metadata
         num_splits = metadata[SPLITS_METADATA].value if SPLITS_METADATA in metadata else None
         is_cloned = CLONED_METADATA in metadata
-    elif kind in FAILURES:
+    elif kind in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         message = _failure_message(event)
+    elif kind in RUN_EVENTS:
+        error = getattr(event.event_specific_data, "error", None)
+        message = error.message.strip() if error is not None else event.message if kind == "RUN_FAILURE" else None
     return StepEvent(kind, event.step_key or "", timestamp, num_splits, is_cloned, message)
 
 
 def _failure_message(event: Any) -> str:
     failure = getattr(event.event_specific_data, "user_failure_data", None)
-    error = getattr(event.event_specific_data, "error", None)
+    error = event.event_specific_data.error
     if failure is not None and failure.description:
         return failure.description
     # a retry's own error is that of Dagster's request for it

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metaflow_pipes.deployment.runs import RUN_FAILURE
+from metaflow_pipes.deployment.runs import RUN_EVENTS
 from metaflow_pipes.errors import DeploymentError
 
 if TYPE_CHECKING:
@@ -75,19 +75,14 @@ class Progress:
         self._console = console
         self._steps: dict[str, _Step] = {}
         self._splits: dict[str, int] = {}
-        self.run_failure: str | None = None
-        self._failures: list[tuple[str, str]] = []
-
-    @property
-    def failures(self) -> list[tuple[str, str]]:
-        """What has failed, each with the reason: Dagster steps; if none has, the run."""
-        return self._failures or ([] if self.run_failure is None else [("run", self.run_failure)])
+        self._run_error: str | None = None
+        self.failures: list[tuple[str, str]] = []
 
     def take(self, events: Iterable[StepEvent]) -> None:
         """Take what has happened, and print it if there is a console for that."""
         for event in events:
-            if event.kind == RUN_FAILURE:
-                self.run_failure = event.message
+            if event.kind in RUN_EVENTS:
+                self._take_error(event)
                 continue
             name = event.step_key.partition("[")[0]
             if name not in self._foreach_of:  # an op that only regroups tasks
@@ -112,6 +107,13 @@ class Progress:
             if not step.failed:
                 step.total = len(step.done) if step.total is None else step.total
 
+    def _take_error(self, event: StepEvent) -> None:
+        """Take what goes wrong with the run itself; the reason of its failure, if that is not a step's."""
+        if event.kind == "ENGINE_EVENT":
+            self._run_error = event.message or self._run_error
+        elif not self.failures:
+            self.failures.append(("run", self._run_error or event.message or ""))
+
     def _move(self, step: _Step, event: StepEvent) -> None:
         if event.kind in ("STEP_START", "STEP_RESTARTED"):
             step.started_at = step.started_at or event.timestamp
@@ -124,7 +126,7 @@ class Progress:
             step.move(event.step_key, "skipped")
         else:
             step.move(event.step_key, "failed")
-            self._failures.append((event.step_key, event.message or ""))
+            self.failures.append((event.step_key, event.message or ""))
         step.ended_at = event.timestamp
         step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "")
 

@@ -229,7 +229,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
             console.print(f"{title + ':':14} {value}", highlight=False, markup=False)
     console.print(progress)
     for step, reason in progress.failures:
-        console.print(f"{step}: {reason}", highlight=False, markup=False)
+        console.print(f"{step}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 @click.command(cls=Command, name="list-runs", help="List the flow's runs, the latest first.")

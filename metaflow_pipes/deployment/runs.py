@@ -44,10 +44,8 @@ STEP_EVENTS = frozenset(
         "STEP_RESTARTED",
     }
 )
-# The event that says why a run has failed.
-RUN_FAILURE = "RUN_FAILURE"
-# The events that have a reason.
-FAILURES = frozenset({"STEP_FAILURE", "STEP_UP_FOR_RETRY", RUN_FAILURE})
+# The events that tell why a run fails before, or without, a step of it: what goes wrong, and the failure itself.
+RUN_EVENTS = frozenset({"ENGINE_EVENT", "RUN_FAILURE"})
 # What Dagster calls the end of a step that is ended with its run.
 INTERRUPTION = "DagsterExecutionInterruptedError"
 # The metadata of a foreach step's output that says how many items it has.
@@ -140,15 +138,15 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What has happened to a Dagster step, or the failure of the run.
+    """What has happened to a Dagster step, or has gone wrong with the run itself.
 
     Attributes:
-        kind: One of `STEP_EVENTS`, or `RUN_FAILURE`.
-        step_key: The step: `work`, or `work[3]` for the item 3 of a foreach; the empty string for the run.
+        kind: One of `STEP_EVENTS` or `RUN_EVENTS`.
+        step_key: The step: `work`, or `work[3]` for the item 3 of a foreach; empty for the run.
         timestamp: When, in seconds since 1970.
         num_splits: The number of items that the output of a foreach step has.
         is_cloned: Whether the output is that of a task that was cloned.
-        message: Why it has failed.
+        message: Why it has failed; of an `ENGINE_EVENT`, None if it is no error.
     """
 
     kind: str

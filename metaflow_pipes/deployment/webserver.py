@@ -8,8 +8,7 @@ import requests
 
 from metaflow_pipes.deployment.runs import (
     CLONED_METADATA,
-    FAILURES,
-    RUN_FAILURE,
+    RUN_EVENTS,
     SPLITS_METADATA,
     STEP_EVENTS,
     URL_VARIABLE,
@@ -159,9 +158,8 @@ class Webserver:
         while True:
             variables = {"runId": dagster_run_id, "cursor": cursor, "limit": _EVENT_PAGE}
             page = self._expect("EventConnection", self._ask(_EVENTS, "logsForRun", variables))
-            found += [
-                _step_event(event) for event in page["events"] if event.get("eventType") in (*STEP_EVENTS, RUN_FAILURE)
-            ]
+            kinds = STEP_EVENTS | RUN_EVENTS
+            found += [_step_event(event) for event in page["events"] if event.get("eventType") in kinds]
             cursor = page["cursor"]
             if not page["hasMore"]:
                 return found, cursor
@@ -267,11 +265,16 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
 def _step_event(event: Mapping[str, Any]) -> StepEvent:
     metadata = {entry["label"]: entry.get("intValue") for entry in event.get("metadataEntries", ())}
     message = None
-    if event["eventType"] in FAILURES:
+    if event["eventType"] in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
         error = event.get("error") or {}
         innermost = (error.get("causes") or [error])[-1].get("message")
         described = (event.get("failureMetadata") or {}).get("description")
         message = described or reason_of(innermost or event["message"])
+    elif event["eventType"] in RUN_EVENTS:
+        error = event.get("error")
+        message = (
+            error["message"].strip() if error else event["message"] if event["eventType"] == "RUN_FAILURE" else None
+        )
     return StepEvent(
         kind=event["eventType"],
         step_key=event["stepKey"] or "",

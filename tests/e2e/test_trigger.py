@@ -178,9 +178,7 @@ def test_run_whose_process_is_killed_has_failed(shell):
     pid = _pid_of_step(shell)
     _kill("execute_run", run_id)
     shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
-    shown = shell("slow.py", "status", run_id).stdout
-    assert FAILED in shown
-    assert "ended with signal 9" in shown
+    assert "run: The process that executed the run has ended with signal 9" in shell("slow.py", "status", run_id).stdout
     wait_until(lambda: not _lives(pid), 20)
 
 
@@ -189,6 +187,20 @@ def test_run_all_of_whose_processes_are_killed_has_failed(shell):
     _pid_of_step(shell)
     _kill("run_worker", run_id)
     assert shell.status("slow.py", run_id) == FAILED
+
+
+def test_run_that_dies_before_it_begins_has_failed_within_seconds(shell):
+    run_id = shell.triggered("slow.py")
+    _kill("run_worker", run_id)
+    wait_until(lambda: shell.status("slow.py", run_id) == FAILED, 12)
+
+
+def test_wait_says_why_a_run_fails_without_a_step(shell):
+    definitions = (shell.flows.folder / "flakyflow_dagster.py").read_text()
+    shell.flows.write("broken.py", f"{definitions}\nimport sys\nassert 'execute_run' not in sys.argv, 'a bad day'\n")
+    finished = shell("flaky.py", "trigger", "--wait", "--definitions-file", "broken.py", check=False)
+    assert finished.returncode == 1
+    assert "AssertionError: a bad day" in finished.stdout
 
 
 @pytest.mark.parametrize(

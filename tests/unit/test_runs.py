@@ -132,10 +132,8 @@ def test_progress_tells_clones_retries_and_skips():
 
 def test_failure_of_the_run_is_told_if_no_step_has_failed():
     progress = Progress({"start": None})
-    progress.take([StepEvent("RUN_FAILURE", "", 1.0, message="no resource")])
-    assert progress.failures == [("run", "no resource")]
-    progress.take([StepEvent("STEP_FAILURE", "start", 2.0, message="boom")])
-    assert progress.failures == [("start", "boom")]
+    progress.take([StepEvent("ENGINE_EVENT", "", 1.0, message="no module"), StepEvent("RUN_FAILURE", "", 2.0)])
+    assert progress.failures == [("run", "no module")]
 
 
 def test_table_shows_the_state_of_each_step_once_the_run_has_ended():
