@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
 from metaflow_pipes.runtime import threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SLEEP_SECONDS = 0.4
 
@@ -299,3 +302,72 @@ def _records(instance: dg.DagsterInstance, run_id: str, kind: str, step: str) ->
         for record in records
         if (event := record.event_log_entry.dagster_event) is not None and (event.step_key or "").startswith(step)
     ]
+
+
+# compute logs in cloud storages, whose managers upload a log and delete the local files when it is closed
+
+
+class CloudLogs(CloudStorageComputeLogManager[dg.DagsterInstance], ConfigurableClass):
+    """A cloud that is a folder."""
+
+    def __init__(self, folder: str, inst_data: Any = None):
+        self._folder = Path(folder)
+        self._inst_data = inst_data
+        self._local = LocalComputeLogManager(f"{folder}/local")
+        self.uploads: list[tuple[str, bool]] = []
+
+    inst_data = property(lambda self: self._inst_data)
+    local_manager = property(lambda self: self._local)  # pyright: ignore
+    upload_interval = property(lambda self: None)  # pyright: ignore
+
+    @classmethod
+    def config_type(cls) -> Any:
+        return {"folder": str}
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> CloudLogs:
+        return cls(inst_data=inst_data, **config_value)
+
+    def path(self, log_key: Any, io_type: Any) -> Path:
+        return self._folder / "cloud" / "-".join((*log_key, io_type.value))
+
+    def upload_to_cloud_storage(self, log_key, io_type, partial=False):
+        extension = {"stdout": "out", "stderr": "err"}[io_type.value]
+        local = Path(self._local.get_captured_local_path(log_key, extension))
+        self.path(log_key, io_type).parent.mkdir(exist_ok=True, parents=True)
+        self.path(log_key, io_type).write_bytes(local.read_bytes())
+
+    def delete_logs(self, log_key=None, prefix=None):
+        raise NotImplementedError
+
+    def download_url_for_type(self, log_key, io_type):
+        return None
+
+    def display_path_for_type(self, log_key, io_type):
+        return str(self.path(log_key, io_type))
+
+    def cloud_storage_has_logs(self, log_key, io_type, partial=False):
+        return self.path(log_key, io_type).exists()
+
+    def download_from_cloud_storage(self, log_key, io_type, partial=False):
+        local = Path(self._local.get_captured_local_path(log_key, {"stdout": "out", "stderr": "err"}[io_type.value]))
+        local.parent.mkdir(exist_ok=True, parents=True)
+        local.write_bytes(self.path(log_key, io_type).read_bytes())
+
+
+def test_both_streams_of_a_step_reach_a_cloud_storage(project, tmp_path):
+    flows: Project = project("printing.py")
+    definitions = flows.compile("printing.py", "--executor", "threads")
+    overrides = {
+        "compute_logs": {
+            "module": "test_threads_executor",
+            "class": "CloudLogs",
+            "config": {"folder": str(tmp_path / "logs")},
+        }
+    }
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
+        with dg.execute_job(persistent(definitions), instance) as result:
+            assert result.success
+        logs = logs_of(instance, result.run_id)
+    assert logs["start"] == (b"out of start\n", b"err of start\n")
+    assert logs["work[3]"][0] == b"item 3\n"
