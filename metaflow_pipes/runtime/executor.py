@@ -177,9 +177,10 @@ class ThreadsExecutor(dg.Executor):
         """Take the end of a step's thread; one that has left no outcome has failed."""
         key = news.step.key
         if key in active._in_flight and news.error is not None and not context.raise_on_error:
-            error = serializable_error_info_from_exc_info((type(news.error), news.error, news.error.__traceback__))
             step_context = context.for_step(news.step, active.get_known_state())
-            event = self.log_failure_or_retry_event_after_error(step_context, error, active.get_known_state())
+            event = self.log_failure_or_retry_event_after_error(
+                step_context, _described(news.error), active.get_known_state()
+            )
             active.handle_event(event)
             yield event
         active.verify_complete(context, key)
@@ -276,9 +277,8 @@ def _compute_logs(
             step_thread.stdout, step_thread.stderr = _open_streams(stack, manager, log_key)
             event = dg.DagsterEvent.capture_logs(context, [step_key], log_key, CapturedLogContext(log_key))
         except Exception as error:
-            info = serializable_error_info_from_exc_info((type(error), error, error.__traceback__))
             message = "Exception while setting up compute log capture"
-            event = dg.DagsterEvent.engine_event(context, message, EngineEventData(error=info))
+            event = dg.DagsterEvent.engine_event(context, message, EngineEventData(error=_described(error)))
         yield event
 
 
@@ -296,6 +296,12 @@ def _open_streams(stack: contextlib.ExitStack, manager: Any, log_key: Sequence[s
     streams = [stack.enter_context(opener.open_log_stream(log_key, io_type)) for io_type in ComputeIOType]
     stdout, stderr = (None if stream is None else stream.fileno() for stream in streams)
     return stdout, stderr
+
+
+def _described(error: BaseException) -> Any:
+    """An error as Dagster's events keep it."""
+    exc_info: Any = (type(error), error, error.__traceback__)
+    return serializable_error_info_from_exc_info(exc_info)
 
 
 def _seconds_to_wait(active: Any) -> float:

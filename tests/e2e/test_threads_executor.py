@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.plan.execute_plan import dagster_event_sequence_for_step
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._serdes import ConfigurableClass
@@ -371,3 +372,21 @@ def test_both_streams_of_a_step_reach_a_cloud_storage(project, tmp_path):
         logs = logs_of(instance, result.run_id)
     assert logs["start"] == (b"out of start\n", b"err of start\n")
     assert logs["work[3]"][0] == b"item 3\n"
+
+
+def test_thread_that_crashes_fails_its_step_and_loses_no_event_of_others(instance, monkeypatch):
+    def crashing(context):
+        if context.step.key == "slow[2]":
+            raise RuntimeError("the thread is broken")
+        yield from dagster_event_sequence_for_step(context)
+
+    monkeypatch.setattr("metaflow_pipes.runtime.executor.dagster_event_sequence_for_step", crashing)
+    result = run(side_by_side, instance)
+    assert not result.success
+    succeeded = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS).records
+    assert sorted(record.event_log_entry.step_key for record in succeeded) == [
+        *("numbers", "slow[0]", "slow[1]", "slow[3]")
+    ]
+    (failed,) = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    assert failed.event_log_entry.step_key == "slow[2]"
+    assert "the thread is broken" in str(failed.event_log_entry.dagster_event)
