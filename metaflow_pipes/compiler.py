@@ -81,7 +81,7 @@ class DagsterCompiler:
         namespace: str | None = None,
         step_env: Mapping[str, str | EnvVar] | None = None,
         max_workers: int | None = None,
-        executor: str = "multiprocess",
+        executor: str = "threads",
         log_level: str = "warning",
         translator: str | None = None,
         workflow_timeout: int | None = None,

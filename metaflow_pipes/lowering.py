@@ -45,7 +45,7 @@ MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
     | {"MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep", "multiprocess", "run_step"}
     | {"custom_executor", "custom_translator", "fan_out", "gather", "regroup", "route"}
-    | {"run_foreach_step", "run_loop_step", "run_routed_step", "run_split_step", "run_switch_step"}
+    | {"run_foreach_step", "run_loop_step", "run_routed_step", "run_split_step", "run_switch_step", "threads"}
 )
 
 # The levels of `logging` at which records of the steps can start to be sent to Dagster.

@@ -159,7 +159,7 @@ class JobOptions:
     namespace: str | None = None
     step_env: Mapping[str, str | FromRunEnvironment] = field(default_factory=dict)
     max_workers: int | None = None
-    executor: str = "multiprocess"
+    executor: str = "threads"
     log_level: str = "warning"
     translator: str | None = None
     workflow_timeout: int | None = None

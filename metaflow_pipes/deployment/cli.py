@@ -75,7 +75,7 @@ for command in (trigger, resume, status, list_runs, terminate):
 )
 @click.option(
     "--executor",
-    default="multiprocess",
+    default="threads",
     show_default=True,
     help="The job's executor: threads, multiprocess, in_process, or package.module:executor_def.",
 )

@@ -60,7 +60,7 @@ class DagsterDeployer(DeployerImpl):
             Environment variables for all steps, each `KEY=VALUE`, or `KEY` to take it from the run's environment.
         max_workers : int, optional, default None
             How many steps run at the same time.
-        executor : str, optional, default "multiprocess"
+        executor : str, optional, default "threads"
             The job's executor: threads, multiprocess, in_process, or package.module:executor_def.
         workflow_timeout : int, optional, default None
             The time limit of each run, in seconds.

@@ -79,7 +79,7 @@ def test_definitions_validate_from_another_directory(project, tmp_path):
     assert "Validation successful" in finished.stdout
 
 
-@pytest.mark.parametrize("executor", ["multiprocess", "in_process"])
+@pytest.mark.parametrize("executor", ["threads", "multiprocess", "in_process"])
 def test_executors_keep_each_steps_output_in_dagsters_compute_logs(project, executor, tmp_path):
     flows: Project = project()
     flows.write(
@@ -105,7 +105,7 @@ def test_executors_keep_each_steps_output_in_dagsters_compute_logs(project, exec
             instance.compute_log_manager.get_log_data([run.run_id, "compute_logs", event.logs_captured_data.file_key])
             for event in events
         ]
-    assert len(events) == (2 if executor == "multiprocess" else 1)
+    assert len(events) == (1 if executor == "in_process" else 2)
     out = b"".join(log.stdout or b"" for log in logs).decode()
     err = b"".join(log.stderr or b"" for log in logs).decode()
     for line in ("python says 1\n", "shell says 2\n", "no newline"):

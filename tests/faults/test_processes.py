@@ -124,7 +124,7 @@ def _run_worker(flows: Project, home: Path, *options: str, width: int = 1) -> su
     )
 
 
-@pytest.mark.parametrize("executor", ["multiprocess", "in_process"])
+@pytest.mark.parametrize("executor", ["threads", "multiprocess", "in_process"])
 def test_killed_run_worker_takes_its_steps_along_and_the_reexecution_is_right(waiting, tmp_path, executor):
     flows: Project = waiting()
     home = tmp_path / "home"
@@ -150,7 +150,7 @@ def test_killed_run_worker_takes_its_steps_along_and_the_reexecution_is_right(wa
 def test_killed_op_process_fails_its_op_and_takes_its_step_along(waiting, tmp_path):
     flows: Project = waiting()
     home = tmp_path / "home"
-    worker = _run_worker(flows, home)
+    worker = _run_worker(flows, home, "--executor", "multiprocess")
     pids = _pids(flows)
     op = int(Path("/proc", str(pids[0][0]), "stat").read_text().rpartition(")")[2].split()[1])
     assert op != worker.pid
