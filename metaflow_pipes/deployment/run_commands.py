@@ -111,8 +111,10 @@ def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **opt
         )
     origin = Origin.find(ctx.obj, launch.deployment, launch.service, origin_run_id)
     given = launch.given()
-    values = {**origin.parameters(launch.deployment), **given}
-    launch.begin(values, origin.tags(step_to_rerun, list(given)))
+    kept = origin.parameters(launch.deployment)
+    # a parameter that the flow did not have then has its default
+    not_kept = [p.name for p in launch.deployment.parameters if p.name in given or p.name not in kept]
+    launch.begin({**kept, **given}, origin.tags(step_to_rerun, not_kept))
 
 
 class _Launch:
