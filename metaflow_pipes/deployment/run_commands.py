@@ -326,7 +326,8 @@ def _steps(obj: Any, run: RunRecord) -> dict[str, str | None]:
     steps: dict[str, str | None] = {}
     for node in graph.values():
         parents = node.split_parents[:-1] if node.type == "join" else node.split_parents
-        loops = [parent for parent in parents if graph[parent].type == "foreach"]
+        # the nodes of `num_parallel` are one Dagster step
+        loops = [name for name in parents if graph[name].type == "foreach" and not graph[name].parallel_foreach]
         takes_all = bool(loops) and not any(
             _is_way(graph, switch, node.name)
             for switch in graph

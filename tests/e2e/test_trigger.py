@@ -237,6 +237,14 @@ def test_changed_flow_is_not_triggered(project, tmp_path):
     assert "dagster create" in finished.stdout
 
 
+def test_nodes_of_num_parallel_are_shown_as_one_step(project, tmp_path):
+    flows: Project = project("parallel_steps.py")
+    flows.compile("parallel_steps.py", "--executor", "in_process")
+    finished = flows.metaflow("parallel_steps.py", "dagster", "trigger", "--wait", DAGSTER_HOME=str(tmp_path))
+    assert "train: done (" in finished.stdout
+    assert "inner: done (2 items" in finished.stdout
+
+
 def test_parameter_that_the_origin_does_not_have_takes_its_default(project, tmp_path):
     flows: Project = project("flaky.py")
     flows.metaflow("flaky.py", "--no-pylint", "run", "--run-id-file", "run_id", "--number", "3", check=False)
