@@ -11,3 +11,6 @@ USER_TAG = "metaflow/user"
 ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
 STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
 OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
+# Of a run that a background process of this package runs: the host where that is, and the run, since Dagster copies
+# tags to the re-executions of a run.
+WORKER_TAG = "metaflow/run_worker"

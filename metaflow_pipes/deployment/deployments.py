@@ -311,7 +311,8 @@ def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
     """A deployment by the name of its job, or by the path of its definitions file.
 
     Raises:
-        DeploymentError: There is none, or several have that name; the message lists them.
+        DeploymentError: There is none, or several have that name, and not just one of them is in the working directory;
+            the message lists them.
     """
     if not isinstance(identifier, str) or re.fullmatch(r"[A-Za-z0-9_]+", identifier) is None:
         return read_deployment(identifier)
@@ -321,7 +322,8 @@ def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
             f"There is no deployment of the name {identifier}. Deploy the flow with `python flow.py dagster create`, "
             f"or name the definitions file in place of the job.{_known()}"
         )
-    return _only(found)
+    here = [deployment for deployment in found if deployment.definitions_file.parent == Path.cwd()]
+    return _only(here or found)
 
 
 def deployment_of(context: Any, name: str | None = None, definitions_file: str | None = None) -> Deployment:

@@ -38,7 +38,7 @@ from metaflow_pipes.deployment.runs import (
     reason_of,
 )
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.tags import RUN_ID_TAG
+from metaflow_pipes.tags import RUN_ID_TAG, WORKER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from metaflow_pipes.deployment.deployments import Deployment
     from metaflow_pipes.deployment.runs import OnCreated
 
-# The tag of a run that a background process of this module runs: the host where that is, and the run, since Dagster
-# copies tags to the re-executions of a run.
-WORKER_TAG = "metaflow/run_worker"
 # Where the background processes' own output goes, within the instance's folder.
 LOG_FOLDER = "metaflow_runs"
 # Where `dagster dev` opens the UI, unless it is told another port.
@@ -178,11 +175,10 @@ class LocalInstance:
         Raises:
             DeploymentError: The run is on another host, or can't be reached.
         """
-        host, _, run_id = run.tags.get(WORKER_TAG, "").rpartition("/")
-        if run_id != run.dagster_run_id:
+        if run.worker_host is None:
             self._terminate_launched(run)
-        elif host != platform.node():
-            raise DeploymentError(f"Run {run.metaflow_run_id} runs on {host}. Terminate it there.")
+        elif run.worker_host != platform.node():
+            raise DeploymentError(f"Run {run.metaflow_run_id} runs on {run.worker_host}. Terminate it there.")
         else:
             self._terminate_worker(run)
 

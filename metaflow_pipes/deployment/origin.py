@@ -76,10 +76,10 @@ class Origin:
         values = {}
         for parameter in deployment.parameters:
             attribute = self.attributes.get(parameter.name, parameter.name.replace("-", "_"))
-            if parameter.kind == "file":
-                values[parameter.name] = self._placeholder
-            elif attribute in self.artifacts:
-                values[parameter.name] = self._shown(parameter, self.artifacts[attribute])
+            if attribute not in self.artifacts:
+                continue
+            is_file = parameter.kind == "file"
+            values[parameter.name] = self._placeholder if is_file else self._shown(parameter, self.artifacts[attribute])
         return values
 
     def tags(self, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
@@ -87,7 +87,7 @@ class Origin:
 
         Args:
             step_to_rerun: The step that runs again, with all below it; None for those only that failed.
-            overridden: The parameters whose values are not this run's.
+            overridden: The parameters whose values are not this run's, or that it does not have.
         """
         tags = {ORIGIN_RUN_ID_TAG: self.run_id}
         if step_to_rerun is not None:

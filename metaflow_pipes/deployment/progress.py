@@ -128,7 +128,8 @@ class Progress:
             step.move(event.step_key, "failed")
             self.failures.append((event.step_key, event.message or ""))
         step.ended_at = event.timestamp
-        step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "")
+        # 0 of an unbounded foreach, which has one Dagster step
+        step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "") or None
 
     def _line(self, name: str, step: _Step, event: StepEvent, before: str | None) -> str | None:
         """What to print of an event, if anything: of a foreach, its begin and end and what goes wrong."""

@@ -111,8 +111,10 @@ def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **opt
         )
     origin = Origin.find(ctx.obj, launch.deployment, launch.service, origin_run_id)
     given = launch.given()
-    values = {**origin.parameters(launch.deployment), **given}
-    launch.begin(values, origin.tags(step_to_rerun, list(given)))
+    kept = origin.parameters(launch.deployment)
+    # a parameter that the flow did not have then has its default
+    not_kept = [p.name for p in launch.deployment.parameters if p.name in given or p.name not in kept]
+    launch.begin({**kept, **given}, origin.tags(step_to_rerun, not_kept))
 
 
 class _Launch:
@@ -324,7 +326,8 @@ def _steps(obj: Any, run: RunRecord) -> dict[str, str | None]:
     steps: dict[str, str | None] = {}
     for node in graph.values():
         parents = node.split_parents[:-1] if node.type == "join" else node.split_parents
-        loops = [parent for parent in parents if graph[parent].type == "foreach"]
+        # the nodes of `num_parallel` are one Dagster step
+        loops = [name for name in parents if graph[name].type == "foreach" and not graph[name].parallel_foreach]
         takes_all = bool(loops) and not any(
             _is_way(graph, switch, node.name)
             for switch in graph

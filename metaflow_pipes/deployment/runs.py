@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.tags import FLOW_TAG, RUN_ID_TAG
+from metaflow_pipes.tags import FLOW_TAG, RUN_ID_TAG, WORKER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,6 +129,12 @@ class RunRecord:
         if self.started_at is None:
             return None
         return (self.ended_at or time.time()) - self.started_at
+
+    @property
+    def worker_host(self) -> str | None:
+        """The host where a background process of `local` runs it; None if a run launcher of Dagster has launched it."""
+        host, _, run_id = self.tags.get(WORKER_TAG, "").rpartition("/")
+        return host if run_id == self.dagster_run_id else None
 
     @property
     def pathspec(self) -> str:

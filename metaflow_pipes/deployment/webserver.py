@@ -167,7 +167,8 @@ class Webserver:
     def terminate(self, run: RunRecord) -> None:
         """As `DagsterService.terminate`."""
         result = self._ask(_TERMINATE, "terminateRun", {"runId": run.dagster_run_id})
-        if result["__typename"] != "TerminateRunSuccess":
+        # the run launcher does not know a background process, but that ends the run when it is asked for
+        if result["__typename"] != "TerminateRunSuccess" and run.worker_host is None:
             raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {result.get('message')}")
 
     def url(self, dagster_run_id: str) -> str:

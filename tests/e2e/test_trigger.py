@@ -251,6 +251,29 @@ def test_changed_flow_is_not_triggered(project, tmp_path):
     assert "dagster create" in finished.stdout
 
 
+def test_nodes_of_num_parallel_are_shown_as_one_step(project, tmp_path):
+    flows: Project = project("parallel_steps.py")
+    flows.compile("parallel_steps.py", "--executor", "in_process")
+    finished = flows.metaflow("parallel_steps.py", "dagster", "trigger", "--wait", DAGSTER_HOME=str(tmp_path))
+    assert "train: done (" in finished.stdout
+    assert "inner: done (2 items" in finished.stdout
+
+
+def test_parameter_that_the_origin_does_not_have_takes_its_default(project, tmp_path):
+    flows: Project = project("flaky.py")
+    flows.metaflow("flaky.py", "--no-pylint", "run", "--run-id-file", "run_id", "--number", "3", check=False)
+    source = (flows.folder / "flaky.py").read_text()
+    number = '    number = Parameter("number", default=1)\n'
+    source = source.replace(number, f'{number}    more = Parameter("more", default=10)\n')
+    flows.write("flaky.py", source.replace("self.doubled + 1", "self.doubled + self.more"))
+    flows.write("ready", "")
+    flows.compile("flaky.py", "--executor", "in_process")
+    origin = (flows.folder / "run_id").read_text()
+    arguments = ("--origin-run-id", origin, "--wait", "--run-id-file", "run_id")
+    flows.metaflow("flaky.py", "dagster", "resume", *arguments, DAGSTER_HOME=str(tmp_path))
+    assert flows.metaflow_run("FlakyFlow", (flows.folder / "run_id").read_text()).data.result == 16
+
+
 def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp_path):
     flows: Project = project("flaky.py")
     flows.write("ready", "")

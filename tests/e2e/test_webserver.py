@@ -96,6 +96,27 @@ def test_run_is_terminated(dev):
     assert "TERMINATED" in command(dev, "status", run_id, flow="slow.py").stdout
 
 
+def test_run_of_a_background_process_on_the_same_instance_is_terminated(dev):
+    (dev.project.folder / "pid").unlink(missing_ok=True)
+    local = {"DAGSTER_HOME": str(dev.project.folder.parent / "dagster_home")}
+    dev.project.metaflow("slow.py", "dagster", "trigger", "--run-id-file", "run_id", **local)
+    run_id = (dev.project.folder / "run_id").read_text()
+    wait_until((dev.project.folder / "pid").exists, "the step to wait")
+    assert "TERMINATED" in command(dev, "terminate", run_id, flow="slow.py").stdout
+
+
+def test_run_that_fails_without_a_step_says_why(dev):
+    definitions = (dev.project.folder / "flakyflow_dagster.py").read_text()
+    broken = f"{definitions}\nimport sys\nassert 'execute_run' not in sys.argv, 'a bad day'\n"
+    local = {"DAGSTER_HOME": str(dev.project.folder.parent / "dagster_home")}
+    dev.project.write("broken.py", broken)
+    arguments = ("--definitions-file", "broken.py", "--run-id-file", "run_id", "--wait")
+    dev.project.metaflow("flaky.py", "dagster", "trigger", *arguments, check=False, **local)
+    status = command(dev, "status", (dev.project.folder / "run_id").read_text()).stdout
+    assert "run: " in status
+    assert "AssertionError: a bad day" in status
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

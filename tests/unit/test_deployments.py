@@ -182,6 +182,13 @@ def test_an_entry_holds_only_what_the_file_does_not(tmp_path, metaflow_home):
     assert json.loads(entry.read_text()) == {"definitions_file": str(path)}
 
 
+def test_of_several_with_a_name_the_one_in_the_working_directory_is_meant(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        register(read_deployment(_write(tmp_path / folder)))
+    monkeypatch.chdir(tmp_path / "a")
+    assert find_deployment("SomeFlow").definitions_file.parent == tmp_path / "a"
+
+
 def test_unknown_and_ambiguous_names_list_what_there_is(tmp_path):
     with pytest.raises(DeploymentError, match=r"no deployment of the name nightly.*dagster create"):
         find_deployment("nightly")
