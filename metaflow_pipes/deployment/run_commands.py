@@ -149,7 +149,7 @@ class _Launch:
         problem = self.deployment.staleness()
         if problem is not None:
             raise DagsterException(problem)
-        if run_id_file is not None and not os.access(Path(os.path.abspath(run_id_file)).parent, os.W_OK):
+        if run_id_file is not None and not _is_writable(Path(os.path.abspath(run_id_file))):
             raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
         self.service = connect(url)
 
@@ -362,14 +362,19 @@ def _local_time(timestamp: float | None) -> str:
     return "" if timestamp is None else datetime.fromtimestamp(timestamp).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _is_writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
+
+
 def _write(path: str, text: str) -> None:
-    """Write a file, whole or not at all; what is there may be a pipe that somebody reads."""
+    """Write a file, whole or not at all; but what is there may be a pipe that somebody reads, or `/dev/stdout`."""
     from metaflow_pipes.files import replacing
 
     target = Path(os.path.abspath(path))
-    is_regular = target.is_file() or not target.exists()
+    is_replaceable = not target.is_symlink() and (target.is_file() or not target.exists())
+    is_replaceable = is_replaceable and os.access(target.parent, os.W_OK)
     try:
-        with replacing(target) if is_regular else contextlib.nullcontext(target) as file:
+        with replacing(target) if is_replaceable else contextlib.nullcontext(target) as file:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DagsterException(f"{path} can't be written: {error.strerror}.") from None
