@@ -81,7 +81,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def trigger(ctx: Any, **options: Any) -> None:
     """Launch a run of the deployed flow."""
     launch = _Launch(ctx, **options)
-    launch.begin(launch.given(), {})
+    launch.begin({**launch.from_environment(), **launch.given()}, {})
 
 
 @parameters.add_custom_parameters(deploy_mode=False)
@@ -152,6 +152,12 @@ class _Launch:
         if run_id_file is not None and not _is_writable(Path(os.path.abspath(run_id_file))):
             raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
         self.service = connect(url)
+
+    def from_environment(self) -> dict[str, Any]:
+        """The parameters that the environment sets, by their names."""
+        from metaflow_pipes.deployment.parameters import environment_texts, from_text
+
+        return from_text(self.deployment, environment_texts(self.deployment, os.environ))
 
     def given(self) -> dict[str, Any]:
         """The parameters that were given, by their names."""
