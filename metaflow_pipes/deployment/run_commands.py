@@ -201,8 +201,10 @@ class _Launch:
         command = self.service.ui_command(self.deployment)
         if command is not None:
             echo(f"                   once it is open: {command}")
-        program = shlex.quote(self.deployment.flow_file.name)
-        echo(f"    Logs:          python {program} logs {run.metaflow_run_id}/STEP")
+        folder = self.deployment.working_directory
+        program = shlex.quote(os.path.relpath(self.deployment.flow_file, folder))
+        there = "" if Path.cwd() == folder else f"cd {shlex.quote(str(folder))} && "
+        echo(f"    Logs:          {there}python {program} logs {run.metaflow_run_id}/STEP")
 
 
 @click.command(cls=Command, help="Show how far a run is.")
@@ -302,13 +304,13 @@ def terminate(obj: Any, run: str, url: str | None) -> None:
 
 def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
     """Show a run until it has ended; one that does not succeed is an error of the command."""
-    from metaflow_pipes.deployment.progress import duration, watch
-    from metaflow_pipes.deployment.runs import RunStatus
-
     try:
+        from metaflow_pipes.deployment.progress import duration, watch
+        from metaflow_pipes.deployment.runs import RunStatus
+
         ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
     except KeyboardInterrupt:
-        program = shlex.quote(Path(obj.entrypoint[-1]).name)
+        program = shlex.quote(obj.entrypoint[-1])
         raise DagsterException(
             f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: python {program} dagster "
             f"terminate {run.metaflow_run_id}"
