@@ -62,10 +62,9 @@ class Command(click.Command):
 
 
 class ParameterCommand(Command):
-    """A command that takes the flow's parameters, as Metaflow's `run` does: from the shell, or from the environment.
+    """A command that takes the flow's parameters, as Metaflow's `run` does.
 
-    `METAFLOW_RUN_<PARAMETER>` sets a parameter that the command line does not. `given_parameters` tells which there
-    are: a deployed flow has its defaults itself.
+    `given_parameters` tells which there are: a deployed flow has its defaults itself.
 
     It is to be decorated with Metaflow's `add_custom_parameters`, by which the Deployer API knows the parameters.
     """
@@ -108,7 +107,6 @@ class _ParameterOption(click.Option):
             multiple=bool(kwargs.get("multiple")),
             is_flag=bool(kwargs.get("is_flag")),
             default=None,
-            envvar=f"METAFLOW_RUN_{parameter.name.replace('-', '_').upper()}",
             metavar=None if kwargs.get("is_flag") else str(click.types.convert_type(choice).name).upper(),
             help=kwargs.get("help"),
         )

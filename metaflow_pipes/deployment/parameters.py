@@ -32,6 +32,21 @@ def from_text(deployment: Deployment, texts: Mapping[str, Any]) -> dict[str, Any
     return {name: _typed(parameter_of(deployment, name), text) for name, text in texts.items()}
 
 
+def environment_texts(deployment: Deployment, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters that `METAFLOW_RUN_<PARAMETER>` sets, as for Metaflow's `run`; each with its text, or its texts.
+
+    Args:
+        deployment: The deployed flow.
+        environment: The variables.
+    """
+    found = {}
+    for parameter in deployment.parameters:
+        text = environment.get(f"METAFLOW_RUN_{parameter.name.replace('-', '_').upper()}")
+        if text:
+            found[parameter.name] = text.split() if parameter.multiple else text
+    return found
+
+
 def split_run_params(run_params: Iterable[str]) -> dict[str, str]:
     """`KEY=VALUE` pairs as a dictionary.
 

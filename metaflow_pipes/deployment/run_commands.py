@@ -81,7 +81,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def trigger(ctx: Any, **options: Any) -> None:
     """Launch a run of the deployed flow."""
     launch = _Launch(ctx, **options)
-    launch.begin(launch.given(), {})
+    launch.begin({**launch.from_environment(), **launch.given()}, {})
 
 
 @parameters.add_custom_parameters(deploy_mode=False)
@@ -151,9 +151,15 @@ class _Launch:
         problem = self.deployment.staleness()
         if problem is not None:
             raise DagsterException(problem)
-        if run_id_file is not None and not os.access(Path(os.path.abspath(run_id_file)).parent, os.W_OK):
+        if run_id_file is not None and not _is_writable(Path(os.path.abspath(run_id_file))):
             raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
         self.service = connect(url)
+
+    def from_environment(self) -> dict[str, Any]:
+        """The parameters that the environment sets, by their names."""
+        from metaflow_pipes.deployment.parameters import environment_texts, from_text
+
+        return from_text(self.deployment, environment_texts(self.deployment, os.environ))
 
     def given(self) -> dict[str, Any]:
         """The parameters that were given, by their names."""
@@ -197,8 +203,10 @@ class _Launch:
         command = self.service.ui_command(self.deployment)
         if command is not None:
             echo(f"                   once it is open: {command}")
-        program = shlex.quote(self.deployment.flow_file.name)
-        echo(f"    Logs:          python {program} logs {run.metaflow_run_id}/STEP")
+        folder = self.deployment.working_directory
+        program = shlex.quote(os.path.relpath(self.deployment.flow_file, folder))
+        there = "" if Path.cwd() == folder else f"cd {shlex.quote(str(folder))} && "
+        echo(f"    Logs:          {there}python {program} logs {run.metaflow_run_id}/STEP")
 
 
 @click.command(cls=Command, help="Show how far a run is.")
@@ -298,13 +306,13 @@ def terminate(obj: Any, run: str, url: str | None) -> None:
 
 def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
     """Show a run until it has ended; one that does not succeed is an error of the command."""
-    from metaflow_pipes.deployment.progress import duration, watch
-    from metaflow_pipes.deployment.runs import RunStatus
-
     try:
+        from metaflow_pipes.deployment.progress import duration, watch
+        from metaflow_pipes.deployment.runs import RunStatus
+
         ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
     except KeyboardInterrupt:
-        program = shlex.quote(Path(obj.entrypoint[-1]).name)
+        program = shlex.quote(obj.entrypoint[-1])
         raise DagsterException(
             f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: python {program} dagster "
             f"terminate {run.metaflow_run_id}"
@@ -365,14 +373,19 @@ def _local_time(timestamp: float | None) -> str:
     return "" if timestamp is None else datetime.fromtimestamp(timestamp).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _is_writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
+
+
 def _write(path: str, text: str) -> None:
-    """Write a file, whole or not at all; what is there may be a pipe that somebody reads."""
+    """Write a file, whole or not at all; but what is there may be a pipe that somebody reads, or `/dev/stdout`."""
     from metaflow_pipes.files import replacing
 
     target = Path(os.path.abspath(path))
-    is_regular = target.is_file() or not target.exists()
+    is_replaceable = not target.is_symlink() and (target.is_file() or not target.exists())
+    is_replaceable = is_replaceable and os.access(target.parent, os.W_OK)
     try:
-        with replacing(target) if is_regular else contextlib.nullcontext(target) as file:
+        with replacing(target) if is_replaceable else contextlib.nullcontext(target) as file:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DagsterException(f"{path} can't be written: {error.strerror}.") from None

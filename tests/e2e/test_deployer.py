@@ -134,11 +134,13 @@ def test_triggered_run_succeeds_with_parameters_of_their_types(folder):
     assert {name: tuple(values[name]) if name == "repeated" else values[name] for name in expected} == expected
 
 
-def test_failed_run_is_failed_and_another_process_finds_it(folder):
+def test_failed_run_is_failed_and_another_process_finds_it(folder, monkeypatch):
     flow = deployed("flaky.py")
-    run = DeployedFlow.from_deployment("FlakyFlow", impl="dagster").run(number=-1)
+    monkeypatch.setenv("METAFLOW_RUN_NUMBER", "-1")
+    run = DeployedFlow.from_deployment("FlakyFlow", impl="dagster").run()
     run.wait_for_completion(timeout=120)
     assert run.status == "FAILED"
+    assert [step.id for step in run.run] == ["start"]
     assert not run.run.successful
     for run_id in (run.run.id, run.dagster_run_id):
         again = DeployedFlow.get_triggered_run(flow.name, run_id, impl="dagster")

@@ -106,6 +106,14 @@ def test_wait_fails_with_the_run_and_says_why(shell):
     assert "Traceback" not in finished.stdout
 
 
+def test_run_id_is_written_to_what_a_link_leads_to(shell):
+    link = shell.flows.folder / "link"
+    link.symlink_to("linked")
+    shell("flaky.py", "trigger", "--run-id-file", link.name)
+    assert link.is_symlink()
+    assert link.read_text().startswith("dagster-")
+
+
 def test_every_way_to_give_a_parameter_keeps_its_type(shell):
     text = "--a 'b' \"c\",\n{{ d }} é"
     run_id = shell.triggered(

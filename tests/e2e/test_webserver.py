@@ -75,7 +75,9 @@ def test_failed_run_is_resumed(dev, ready):
     assert "ValueError: not ready" in finished.stdout
     origin = (dev.project.folder / "run_id").read_text()
     ready.touch()
-    finished = command(dev, "resume", "--origin-run-id", origin, "--wait", "--run-id-file", "run_id")
+    arguments = ("--origin-run-id", origin, "--wait", "--run-id-file", "run_id")
+    # the environment's defaults are for new runs
+    finished = command(dev, "resume", *arguments, METAFLOW_RUN_NUMBER="9")
     assert "start: done (cloned" in finished.stdout
     run = dev.project.metaflow_run(FLOW, (dev.project.folder / "run_id").read_text())
     assert run.data.result == 11
