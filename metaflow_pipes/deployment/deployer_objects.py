@@ -60,6 +60,29 @@ class DagsterTriggeredRun(TriggeredRun):
         except MetaflowNotFound:
             return None
 
+    def wait_for_run(self, check_interval: float = 1, timeout: float | None = None) -> metaflow.Run:
+        """Wait until `run` is there.
+
+        Args:
+            check_interval: How often to ask, in seconds.
+            timeout: How long to wait at most, in seconds; None for without end.
+
+        Raises:
+            TimeoutError: It is not there by then.
+            RuntimeError: The run has ended before its start step began, so there will be none.
+        """
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            is_running = self.is_running  # asked first: the run may begin and end between the two
+            run = self.run
+            if run is not None:
+                return run
+            if not is_running:
+                raise RuntimeError(f"Run {self.pathspec} ended before its start step began: it is {self.status}.")
+            if give_up_at is not None and time.monotonic() > give_up_at:
+                raise TimeoutError(f"Run {self.pathspec} did not begin within {timeout} s: it is {self.status}.")
+            time.sleep(check_interval)
+
     @property
     def status(self) -> str | None:
         """PENDING, RUNNING, SUCCEEDED, FAILED or TERMINATED; None if Dagster has deleted the run."""

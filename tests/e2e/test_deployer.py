@@ -158,6 +158,13 @@ def test_terminated_run_is_terminated(folder):
     assert run.status == "TERMINATED"
 
 
+def test_run_that_ends_before_its_start_step_is_not_waited_for(folder):
+    run = deployed("slow.py").trigger()
+    run.terminate()
+    with pytest.raises(RuntimeError, match="TERMINATED"):
+        run.wait_for_run()
+
+
 def test_configs_and_mutators_hold_as_deployed_also_in_another_process(folder):
     flow = (
         Deployer("configured.py", show_output=False, config_value=[("settings", {"depth": 5, "name": "given"})])
