@@ -11,3 +11,5 @@ USER_TAG = "metaflow/user"
 ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
 STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
 OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
+# The tag by which Dagster marks a re-execution from failure.
+RESUME_RETRY_TAG = "dagster/is_resume_retry"
