@@ -14,3 +14,5 @@ OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
 # Of a run that a background process of this package runs: the host where that is, and the run, since Dagster copies
 # tags to the re-executions of a run.
 WORKER_TAG = "metaflow/run_worker"
+# The tag by which Dagster marks a re-execution from failure.
+RESUME_RETRY_TAG = "dagster/is_resume_retry"

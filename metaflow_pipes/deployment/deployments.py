@@ -101,7 +101,8 @@ class Deployment:
     @property
     def metadata_provider(self) -> str | None:
         """Where Metaflow's client finds its runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown."""
-        if "--metadata=local" in self.top_level_args and self.datastore == "local":
+        root = Path(self.datastore_root)
+        if "--metadata=local" in self.top_level_args and self.datastore == "local" and root.name == ".metaflow":
             return f"local@{Path(self.datastore_root).parent}"
         url = self.settings.get("METAFLOW_SERVICE_URL")
         return f"service@{url}" if "--metadata=service" in self.top_level_args and url else None
@@ -310,9 +311,11 @@ def registered(flow_name: str | None = None) -> list[Deployment]:
 def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
     """A deployment by the name of its job, or by the path of its definitions file.
 
+    Of several with one name, that in the working directory is meant, or else the latest, which replaces those before it
+    as with Metaflow's other schedulers.
+
     Raises:
-        DeploymentError: There is none, or several have that name, and not just one of them is in the working directory;
-            the message lists them.
+        DeploymentError: There is none; the message lists those there are.
     """
     if not isinstance(identifier, str) or re.fullmatch(r"[A-Za-z0-9_]+", identifier) is None:
         return read_deployment(identifier)
@@ -323,7 +326,7 @@ def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
             f"or name the definitions file in place of the job.{_known()}"
         )
     here = [deployment for deployment in found if deployment.definitions_file.parent == Path.cwd()]
-    return _only(here or found)
+    return (here or found)[0]
 
 
 def deployment_of(context: Any, name: str | None = None, definitions_file: str | None = None) -> Deployment:

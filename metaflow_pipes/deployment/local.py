@@ -259,6 +259,7 @@ def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord
         job_name=run.job_name,
         status=RunStatus.of(run.status.value),
         tags=dict(run.tags),
+        is_selection=bool(run.step_keys_to_execute),
         created_at=None if record is None else record.create_timestamp.timestamp(),
         started_at=None if record is None else record.start_time,
         ended_at=None if record is None else record.end_time,

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.tags import FLOW_TAG, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.tags import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_TAG, WORKER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +100,7 @@ class RunRecord:
         job_name: The job.
         status: How far it is.
         tags: Its tags in Dagster.
+        is_selection: Whether it executes selected steps only, of a run before it.
         created_at: When it was created, in seconds since 1970; None if that is not known.
         started_at: The same of its start, if it has started.
         ended_at: The same of its end, if it has ended.
@@ -109,6 +110,7 @@ class RunRecord:
     job_name: str
     status: RunStatus
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_selection: bool = False
     created_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -121,7 +123,10 @@ class RunRecord:
     @property
     def metaflow_run_id(self) -> str:
         """The id of the Metaflow run; a re-execution from failure has that of the run that it goes on with."""
-        return self.tags.get(RUN_ID_TAG) or metaflow_run_id(self.dagster_run_id)
+        own = metaflow_run_id(self.dagster_run_id)
+        # the UI copies the tags of a run to re-executions that begin anew, too
+        continues = self.is_selection or self.tags.get(RESUME_RETRY_TAG) == "true"
+        return self.tags.get(RUN_ID_TAG, own) if continues else own
 
     @property
     def duration_seconds(self) -> float | None:
@@ -296,8 +301,8 @@ def end_run(service: DagsterService, run: RunRecord) -> RunRecord:
 
 def _exact(service: DagsterService, flow_name: str, text: str) -> RunRecord | None:
     """The run with an id; for a Metaflow run, the latest Dagster run of those that make it up."""
-    runs = service.runs({FLOW_TAG: flow_name, RUN_ID_TAG: text}, limit=1)
-    if runs:
-        return runs[0]
+    for run in service.runs({FLOW_TAG: flow_name, RUN_ID_TAG: text}, limit=MAX_SEARCHED_RUNS):
+        if run.metaflow_run_id == text:
+            return run
     run = service.run(text.removeprefix(RUN_ID_PREFIX))
     return run if run is not None and run.flow_name == flow_name else None

@@ -39,6 +39,7 @@ _RUN_FIELDS = """
       startTime
       endTime
       tags { key value }
+      stepKeysToExecute
     }
 """
 _JOBS = """
@@ -257,6 +258,7 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
         job_name=run["pipelineName"],
         status=RunStatus.of(run["status"]),
         tags={tag["key"]: tag["value"] for tag in run["tags"]},
+        is_selection=bool(run["stepKeysToExecute"]),
         created_at=run["creationTime"],
         started_at=run["startTime"],
         ended_at=run["endTime"],

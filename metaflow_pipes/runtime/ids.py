@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.runtime.places import CONTROL
+from metaflow_pipes.tags import RESUME_RETRY_TAG
 
 if TYPE_CHECKING:
     import dagster as dg
 
-# The tag by which Dagster marks a re-execution from failure.
-RESUME_RETRY_TAG = "dagster/is_resume_retry"
 # How much of a Dagster run id tells the tasks of a re-execution from those before.
 SHORT_RUN_ID_LENGTH = 8
 

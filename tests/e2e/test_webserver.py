@@ -175,9 +175,12 @@ def test_reexecution_from_failure_goes_on_and_of_all_steps_begins_anew(dev, read
     shown = command(dev, "status", f"dagster-{failed}").stdout
     assert "SUCCEEDED" in shown
     assert again in shown
-    anew = _reexecuted(dev, failed, "ALL_STEPS")
-    assert dev.project.metaflow_run(FLOW, f"dagster-{anew}").data.result == 9
+    anew = _reexecuted(dev, failed, "ALL_STEPS", until=None)
+    # also while it waits in the queue
     assert f"dagster-{anew}" in command(dev, "status", anew).stdout
+    assert again in command(dev, "status", f"dagster-{failed}").stdout
+    dev.wait_for(anew, "SUCCESS")
+    assert dev.project.metaflow_run(FLOW, f"dagster-{anew}").data.result == 9
 
 
 def _launched_by_the_shell(dev: DagsterDev) -> str:
@@ -188,10 +191,11 @@ def _launched_by_the_shell(dev: DagsterDev) -> str:
     return (dev.project.folder / "run_id").read_text().removeprefix("dagster-")
 
 
-def _reexecuted(dev: DagsterDev, run_id: str, strategy: str) -> str:
+def _reexecuted(dev: DagsterDev, run_id: str, strategy: str, until: str | None = "SUCCESS") -> str:
     params = {"parentRunId": run_id, "strategy": strategy}
     launched = dev.graphql(REEXECUTE, params=params)["launchRunReexecution"]["run"]["runId"]
-    dev.wait_for(launched, "SUCCESS")
+    if until is not None:
+        dev.wait_for(launched, until)
     return launched
 
 

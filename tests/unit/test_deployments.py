@@ -189,16 +189,16 @@ def test_of_several_with_a_name_the_one_in_the_working_directory_is_meant(tmp_pa
     assert find_deployment("SomeFlow").definitions_file.parent == tmp_path / "a"
 
 
-def test_unknown_and_ambiguous_names_list_what_there_is(tmp_path):
+def test_unknown_names_list_what_there_is_and_of_several_the_latest_counts(tmp_path):
     with pytest.raises(DeploymentError, match=r"no deployment of the name nightly.*dagster create"):
         find_deployment("nightly")
     paths = [_write(tmp_path / folder) for folder in ("a", "b")]
     for path in paths:
         register(read_deployment(path))
-    for name in ("nightly", "SomeFlow"):
-        with pytest.raises(DeploymentError) as raised:
-            find_deployment(name)
-        assert all(str(path) in str(raised.value) for path in paths)
+    with pytest.raises(DeploymentError) as raised:
+        find_deployment("nightly")
+    assert all(str(path) in str(raised.value) for path in paths)
+    assert find_deployment("SomeFlow").definitions_file == paths[1]
 
 
 def test_a_command_means_the_deployment_of_its_flow(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""What the threads executor takes of Dagster's private modules.
+"""What is taken of Dagster's private modules.
 
 If this fails with a new release of Dagster, `metaflow_pipes/runtime/executor.py` has to follow it: compare it with
-`dagster/_core/executor/in_process.py` and `multiprocess.py` of that release, which are made of the same parts.
+`dagster/_core/executor/in_process.py` and `multiprocess.py` of that release, which are made of the same parts. What
+`metaflow_pipes/deployment/local.py` takes is what each run launcher does: compare `dagster/_core/launcher`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._grpc.types import ExecuteRunArgs
+
+ORIGINS = ["remote_job_origin", "job_code_origin"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,12 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
         (dg.DagsterEvent.engine_event, ["plan_context", "message", "event_specific_data"]),
         (EngineEventData.in_process, ["pid", "step_keys_to_execute"]),
         (EngineEventData.interrupted, ["steps_interrupted"]),
+        (dg.DagsterInstance.create_run_for_job, ["job_def", "run_id", "run_config", "tags", *ORIGINS]),
+        (ExecuteRunArgs, ["job_origin", "run_id", "instance_ref"]),
+        (ExecuteRunArgs.get_command_args, []),
+        (dg.DagsterInstance.report_run_failed, ["dagster_run", "message"]),
+        (dg.DagsterInstance.report_run_canceling, ["run"]),
+        (dg.DagsterInstance.report_run_canceled, ["dagster_run", "message"]),
         (ComputeLogManager.build_log_key_for_run, ["run_id", "step_key"]),
         (ComputeLogManager.open_log_stream, ["log_key", "io_type"]),
         (LocalComputeLogManager.complete_artifact_path, ["log_key"]),

@@ -22,8 +22,14 @@ class Service:
 
     def __init__(self, *runs: tuple[str, str]):
         self._runs = [
-            RunRecord(id_, "F", RunStatus.RUNNING, {"metaflow/flow": "F", "metaflow/run_id": run_id} if run_id else {})
-            for id_, run_id in runs
+            RunRecord(
+                dagster_run_id,
+                "F",
+                RunStatus.RUNNING,
+                {"metaflow/flow": "F", "metaflow/run_id": run_id} if run_id else {},
+                is_selection=run_id not in ("", f"dagster-{dagster_run_id}"),
+            )
+            for dagster_run_id, run_id in runs
         ]
 
     def run(self, dagster_run_id: str) -> RunRecord | None:
