@@ -139,6 +139,7 @@ class ThreadsExecutor(dg.Executor):
             ) as active,
         ):
             steps = _Steps(context)
+            retries: dict[str, dg.DagsterEvent] = {}
             error: BaseException | None = None
             try:
                 while steps.are_running or not (error is not None or active.is_complete):
@@ -158,11 +159,17 @@ class ThreadsExecutor(dg.Executor):
                     for news in steps.news(_seconds_to_wait(active)):
                         if news.event is not None:
                             yield news.event
-                            active.handle_event(news.event)
+                            if news.event.is_step_up_for_retry:
+                                retries[news.step.key] = news.event
+                            else:
+                                active.handle_event(news.event)
                         if news.error is not None and context.raise_on_error and error is None:
                             error = news.error
                             steps.end()
                         if news.is_end:
+                            # not earlier: the next attempt has the same key
+                            if news.step.key in retries:
+                                active.handle_event(retries.pop(news.step.key))
                             yield from self._ended(active, context, news)
                     if error is None:
                         # skipped steps; and dynamic outputs become steps, without which the plan would seem complete

@@ -89,12 +89,12 @@ def _running(flows: Project, home: Path, flow: str = "flow.py", **env: str) -> I
 def _compute_logs(home: Path) -> tuple[bytes, bytes]:
     """Dagster's compute logs of the one run: those of all its steps and attempts together."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        (run,) = instance.get_runs()
-        records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED).records
-        datas: list[Any] = [record.event_log_entry.get_dagster_event().event_specific_data for record in records]
-        logs = [
-            instance.compute_log_manager.get_log_data([run.run_id, "compute_logs", data.file_key]) for data in datas
-        ]
+        logs = []
+        for run in instance.get_runs():
+            records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED).records
+            datas: list[Any] = [record.event_log_entry.get_dagster_event().event_specific_data for record in records]
+            keys = [[run.run_id, "compute_logs", data.file_key] for data in datas]
+            logs += map(instance.compute_log_manager.get_log_data, keys)
     return b"".join(log.stdout or b"" for log in logs), b"".join(log.stderr or b"" for log in logs)
 
 
@@ -177,11 +177,7 @@ def test_unfinished_lines_arrive_while_the_step_runs(project, tmp_path):
     )
     flows.write("flow.py", _flow(body))
     with _running(flows, tmp_path / "home") as process:
-        assert process.stdout is not None
-        console = b""
-        while b"python 10 %\rC 20 %\rshell 30 %" not in console:
-            console += (chunk := os.read(process.stdout.fileno(), 4096))
-            assert chunk, console
+        _eventually(lambda: b"python 10 %\rC 20 %\rshell 30 %" in _compute_logs(tmp_path / "home")[0])
         flows.write("seen", "")
         process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0

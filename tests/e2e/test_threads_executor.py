@@ -215,6 +215,31 @@ def test_failed_op_is_tried_again_after_its_delay(instance):
     assert ATTEMPTS[2] - ATTEMPTS[1] >= 0.2
 
 
+@dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
+def flaky_at_once() -> int:
+    ATTEMPTS.append(time.monotonic())
+    if len(ATTEMPTS) < 3:
+        raise dg.Failure("not yet")
+    return 1
+
+
+@dg.job(executor_def=threads(2))
+def retried_at_once():
+    total([flaky_at_once()])
+
+
+def test_next_attempt_waits_for_the_end_of_the_one_before(instance, monkeypatch):
+    def slow_to_end(context, events):
+        time.sleep(0.3)
+        yield from ()
+
+    # what a thread still does when its step is up for retry
+    monkeypatch.setattr("metaflow_pipes.runtime.executor._trigger_hook", slow_to_end)
+    ATTEMPTS.clear()
+    assert run(retried_at_once, instance).success
+    assert len(ATTEMPTS) == 3
+
+
 def test_skips_failures_and_hooks_are_dagsters(instance):
     HOOKED.clear()
     with run(mixed, instance) as result:
