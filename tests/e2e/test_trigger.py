@@ -150,11 +150,11 @@ def test_every_way_to_give_a_parameter_keeps_its_type(shell):
 def test_status_and_lists_find_runs_by_any_of_their_ids(shell):
     run_id = shell.triggered("flaky.py")
     dagster_run_id = shell.reaches(run_id, dg.DagsterRunStatus.FAILURE).run_id
-    for identifier in (run_id, dagster_run_id, run_id[:20], dagster_run_id[:12], f"FlakyFlow/{run_id}"):
+    # which ids mean which run: tests/unit/test_runs.py
+    for identifier in (run_id[:20], dagster_run_id):
         assert run_id in shell("flaky.py", "status", identifier).stdout
     assert run_id in shell("flaky.py", "list-runs", "--failed").stdout
     assert run_id not in shell("flaky.py", "list-runs", "--successful").stdout
-    assert run_id not in shell("flaky.py", "list-runs", "--running").stdout
     assert run_id not in shell("foreach.py", "list-runs").stdout
     assert len(shell("flaky.py", "list-runs", "--last", "1").stdout.splitlines()) == 2
 
