@@ -41,7 +41,7 @@ from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.tags import RUN_ID_TAG, WORKER_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from metaflow_pipes.deployment.deployments import Deployment
     from metaflow_pipes.deployment.runs import OnCreated
@@ -293,13 +293,25 @@ def _failure_message(event: Any) -> str:
 
 def _workers(dagster_run_id: str) -> list[int]:
     """The process ids of a run's background processes: of what executes it, and of what watches over that."""
+    return [
+        pid
+        for pid, command in _commands()
+        if dagster_run_id in command and ("execute_run" in command or "deployment.run_worker" in command)
+    ]
+
+
+def _commands() -> Iterator[tuple[int, str]]:
+    """The processes of this machine, each with its command line."""
+    processes = Path("/proc")
+    if (processes / "self" / "cmdline").exists():
+        for entry in processes.glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return
     listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S607
-    found = []
     for line in listing.stdout.splitlines():
         pid, _, command = line.strip().partition(" ")
-        if dagster_run_id in command and ("execute_run" in command or "deployment.run_worker" in command):
-            found.append(int(pid))
-    return found
+        yield int(pid), command
 
 
 def _signal_workers(dagster_run_id: str, number: signal.Signals) -> None:

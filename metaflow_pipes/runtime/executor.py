@@ -7,6 +7,7 @@ are made of. `tests/unit/test_executor_internals.py` pins what that is.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -72,9 +73,16 @@ def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
     )
     def threads_executor(context: dg.InitExecutorContext) -> ThreadsExecutor:
         config: Any = context.executor_config
+        limit = config["max_concurrent"] or os.cpu_count() or 1
+        if limit < 1:
+            raise dg.DagsterInvalidConfigError(
+                f"max_concurrent of the threads executor is {limit}, but at least one step must be able to run.",
+                [],
+                config,
+            )
         return ThreadsExecutor(
             retries=RetryMode.from_config(config["retries"]) or RetryMode.ENABLED,
-            max_concurrent=config["max_concurrent"] or os.cpu_count() or 1,
+            max_concurrent=limit,
             tag_concurrency_limits=config.get("tag_concurrency_limits"),
         )
 
@@ -141,6 +149,7 @@ class ThreadsExecutor(dg.Executor):
             steps = _Steps(context)
             retries: dict[str, dg.DagsterEvent] = {}
             error: BaseException | None = None
+            kill_at = math.inf
             try:
                 while steps.are_running or not (error is not None or active.is_complete):
                     if error is None and active.check_for_interrupts():
@@ -152,6 +161,10 @@ class ThreadsExecutor(dg.Executor):
                         active.mark_interrupted()
                         error = dg.DagsterExecutionInterruptedError()
                         steps.end()
+                        kill_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
+                    if time.monotonic() > kill_at:
+                        steps.kill()
+                        kill_at = math.inf
                     if error is None:
                         for step in active.get_steps_to_execute(limit=self._max_concurrent - len(steps.keys)):
                             steps.start(step, context.for_step(step, active.get_known_state()))
@@ -166,6 +179,7 @@ class ThreadsExecutor(dg.Executor):
                         if news.error is not None and context.raise_on_error and error is None:
                             error = news.error
                             steps.end()
+                            kill_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
                         if news.is_end:
                             # not earlier: the next attempt has the same key
                             if news.step.key in retries:
@@ -248,9 +262,14 @@ class _Steps:
         give_up_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
         for thread, _ in self._running.values():
             thread.join(max(0.0, give_up_at - time.monotonic()))
-        for thread, step_thread in self._running.values():
-            step_thread.kill()
+        self.kill()
+        for thread, _ in self._running.values():
             thread.join(POLL_SECONDS)
+
+    def kill(self) -> None:
+        """Kill what the steps wait for."""
+        for _, step_thread in self._running.values():
+            step_thread.kill()
 
     def _run(self, step: ExecutionStep, context: StepExecutionContext, step_thread: StepThread) -> None:
         error: BaseException | None = None

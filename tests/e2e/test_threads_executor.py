@@ -287,6 +287,12 @@ def test_resource_that_fails_fails_the_run(instance):
     assert "no such database" in str(failed)
 
 
+def test_limit_below_one_is_refused(instance):
+    config = {"execution": {"config": {"max_concurrent": -1}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match="at least one step"):
+        run(side_by_side, instance, run_config=config, raise_on_error=True)
+
+
 def test_pools_limit_what_runs_side_by_side(instance):
     instance.event_log_storage.set_concurrency_slots("narrow", 1)
     with run(in_a_pool, instance) as result:

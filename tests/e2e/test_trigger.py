@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pytest
 from support import Project, values_of
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.xdist_group("trigger")
@@ -74,7 +75,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     home.mkdir()
     (home / "dagster.yaml").touch()
     yield Shell(flows, home)
-    subprocess.run(["pkill", "-KILL", "-f", str(flows.folder)], check=False)
+    for pid, command in _commands():
+        if str(flows.folder) in command:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
@@ -305,17 +308,21 @@ def _pid_of_step(shell: Shell) -> int:
 
 def _kill(what: str, run_id: str) -> None:
     """Kill the processes of a run: what executes it, or (`run_worker`) what watches over that, too."""
-    listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], stdout=subprocess.PIPE, text=True, check=True)
     pids = []
-    for line in listing.stdout.splitlines():
-        pid, _, command = line.strip().partition(" ")
+    for pid, command in _commands():
         is_watcher = "run_worker" in command
         is_meant = what == "run_worker" or not is_watcher
         if is_meant and run_id.removeprefix("dagster-") in command and "execute_run" in command:
-            pids.append((not is_watcher, int(pid)))
+            pids.append((not is_watcher, pid))
     assert pids
     for _, pid in sorted(pids):
         os.kill(pid, signal.SIGKILL)
+
+
+def _commands() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def _lives(pid: int) -> bool:
