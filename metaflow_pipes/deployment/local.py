@@ -210,6 +210,13 @@ class LocalInstance:
     def _terminate_worker(self, run: RunRecord) -> None:
         dagster_run = self._instance.get_run_by_id(run.dagster_run_id)
         assert dagster_run is not None
+        if run.status is RunStatus.PENDING:
+            # no step has begun; and Dagster fails a run that it finds canceling when it starts it
+            while _workers(run.dagster_run_id):
+                _signal_workers(run.dagster_run_id, signal.SIGKILL)
+            if not self._is_finished(run.dagster_run_id):
+                self._instance.report_run_canceled(dagster_run, "The run was terminated before it began.")
+            return
         self._instance.report_run_canceling(dagster_run)
         _signal_workers(run.dagster_run_id, signal.SIGTERM)
         give_up_at = time.monotonic() + TERMINATION_SECONDS
