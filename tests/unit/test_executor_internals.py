@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.events import EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
@@ -21,6 +22,7 @@ from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_eve
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
@@ -88,3 +90,10 @@ def test_names_that_are_no_functions():
     assert [io_type.value for io_type in ComputeIOType] == ["stdout", "stderr"]
     assert isinstance(CloudStorageComputeLogManager.local_manager, property)
     assert "_in_flight" in inspect.getsource(ActiveExecution.__init__)
+
+
+def test_origin_by_which_the_ui_knows_a_run():
+    location = RegisteredCodeLocationOrigin("defs.py")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), "Flow")
+    assert origin.repository_origin.code_location_origin.location_name == "defs.py"
+    assert origin.job_name == "Flow"
