@@ -165,7 +165,7 @@ class DagsterDeployedFlow(DeployedFlow):
             metadata: The metadata provider of its runs, such as `local@/folder`; by default that of this process.
 
         Raises:
-            MetaflowException: There is no such deployment, or several have the name.
+            MetaflowException: There is no such deployment.
         """
         try:
             return cls._of(find_deployment(identifier), metadata)
@@ -211,7 +211,7 @@ class DagsterDeployedFlow(DeployedFlow):
 
     @classmethod
     def _of(cls, deployment: Deployment, metadata: str | None) -> DagsterDeployedFlow:
-        """A deployed flow by what its definitions file says: the flow file need not be there, nor its libraries."""
+        """A deployed flow by what its definitions file says, without importing the flow."""
         # parameters are checked by what the definitions file says of them
         contents = generate_fake_flow_file_contents(deployment.flow_name, {})
         folder = tempfile.TemporaryDirectory(prefix="metaflow-deployed-")
@@ -265,7 +265,9 @@ class DagsterDeployedFlow(DeployedFlow):
         Returns:
             Whether it could be deleted.
         """
-        return self._run("delete", {"definitions_file": self.definitions_file, **kwargs}).process.returncode == 0
+        process = self._start("delete", {"definitions_file": self.definitions_file, **kwargs})
+        process.sync_wait()
+        return process.process.returncode == 0
 
     def _launch(self, command: str, kwargs: Mapping[str, Any]) -> DagsterTriggeredRun:
         parameters = [parameter.name for parameter in self._deployment().parameters]
@@ -289,11 +291,6 @@ class DagsterDeployedFlow(DeployedFlow):
         raise RuntimeError(
             f"Error: could not {command} {self.name} on {self.deployer.TYPE} for {self.definitions_file}"
         )
-
-    def _run(self, command: str, options: Mapping[str, Any]) -> Any:
-        process = self._start(command, options)
-        process.sync_wait()
-        return process
 
     def _start(self, command: str, options: Mapping[str, Any]) -> Any:
         """Start a command of `python flow.py dagster`, as Metaflow's deployers do."""

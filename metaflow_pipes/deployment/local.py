@@ -195,10 +195,11 @@ class LocalInstance:
 
     def _terminate_launched(self, run: RunRecord) -> None:
         """End a run that a run launcher of Dagster has launched, from the UI, by a schedule or a sensor."""
-        service = self._instance.run_coordinator if run.status is RunStatus.PENDING else self._instance.run_launcher
-        end = service.cancel_run if service is self._instance.run_coordinator else service.terminate  # pyright: ignore
         try:
-            is_asked = end(run.dagster_run_id)
+            if run.status is RunStatus.PENDING:
+                is_asked = self._instance.run_coordinator.cancel_run(run.dagster_run_id)
+            else:
+                is_asked = self._instance.run_launcher.terminate(run.dagster_run_id)
         except Exception as error:
             raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {error}") from error
         if not is_asked:
