@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
-from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
-
-from step_wrapper.launch import Launch
-from step_wrapper.supervisor import Supervisor
+from step_wrapper import garbage
 
 
 def main() -> int:
     """Run the task and return the exit code: 0 if the task is done, 1 if it failed, 2 for a wrong call."""
+    garbage.collect_seldom()
+    from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
+
+    from step_wrapper.launch import Launch
+    from step_wrapper.supervisor import Supervisor
+
     if len(sys.argv) != 2 or not PipesEnvVarParamsLoader().is_dagster_pipes_process():
         print("usage: python -m step_wrapper FLOW/RUN/STEP/TASK, launched by a Dagster op", file=sys.stderr)
         return 2
-    context: PipesContext = open_dagster_pipes()
-    launch = Launch.from_pipes(context)
-    return Supervisor(launch, context).run()
+    context = open_dagster_pipes()
+    return Supervisor(Launch.from_pipes(context), context).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # there is nothing to tear down, which would take a few milliseconds
+    os._exit(code)

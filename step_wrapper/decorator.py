@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
-from step_wrapper import running
+from step_wrapper import garbage, running
 from step_wrapper.running import PARAMETERS_VARIABLE
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class DagsterInternalDecorator(StepDecorator):
         from step_wrapper.registration import register_dagster_run
 
         register_dagster_run(task.launch, metadata)
+        garbage.collect_as_usual()
         task.tell(running.CODE_STARTS)
 
     def task_post_step(

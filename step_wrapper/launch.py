@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
     from dagster_pipes import PipesContext
 
 
-@dataclass(frozen=True)
-class Resumption:
+class Resumption(NamedTuple):
     """How the run resumes another.
 
     Attributes:
@@ -28,8 +26,7 @@ class Resumption:
     may_clone: bool
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """One attempt of a Metaflow task.
 
     Attributes:

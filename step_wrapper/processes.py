@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.02
+_STAT_BYTES = 4096
 
 
 def adopt_orphans() -> None:
@@ -42,8 +42,9 @@ def descendants(of: int) -> list[int]:
         of: The process id.
     """
     children: dict[int, list[int]] = {}
-    for pid, parent in _process_table():
-        children.setdefault(parent, []).append(pid)
+    for process in _process_table():
+        if process.state != b"Z":
+            children.setdefault(process.parent, []).append(process.pid)
     found: list[int] = []
     queue = [of]
     while queue:
@@ -53,22 +54,36 @@ def descendants(of: int) -> list[int]:
     return found
 
 
-def _process_table() -> list[tuple[int, int]]:
-    """Each living process and its parent."""
-    if sys.platform == "linux":
-        return [row for entry in os.listdir("/proc") if entry.isdigit() and (row := _row(entry))]  # noqa: PTH208
-    listing = subprocess.run(["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True)
-    return [(int(pid), int(parent)) for pid, parent in map(bytes.split, listing.stdout.splitlines())]
+class _Process(NamedTuple):
+    pid: int
+    state: bytes
+    parent: int
 
 
-def _row(entry: str) -> tuple[int, int] | None:
+def _process_table() -> list[_Process]:
+    """Each process."""
+    if sys.platform != "linux":
+        listing = subprocess.run(["/bin/ps", "-A", "-o", "pid=,state=,ppid="], capture_output=True, check=True).stdout
+        rows = map(bytes.split, listing.splitlines())
+        return [_Process(int(pid), state[:1], int(parent)) for pid, state, parent in rows]
+    return [process for name in os.listdir("/proc") if name.isdigit() and (process := _process(name))]  # noqa: PTH208
+
+
+def _process(pid: str) -> _Process | None:
+    """A process by its directory in /proc; read by plain system calls, since there may be thousands of them."""
     try:
-        stat = Path("/proc", entry, "stat").read_bytes()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
         return None
+    try:
+        stat = os.read(descriptor, _STAT_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     # the name of the program, in brackets, may hold anything; behind it come the state and the parent
-    state, parent = stat.rpartition(b")")[2].split()[:2]
-    return None if state == b"Z" else (int(entry), int(parent))
+    state, parent = stat.rpartition(b")")[2].split(None, 2)[:2]
+    return _Process(int(pid), state, int(parent))
 
 
 def send(pids: list[int], number: int) -> None:
@@ -111,20 +126,16 @@ def reap(except_for: Collection[int | None]) -> None:
     Args:
         except_for: Children whose exit codes others collect.
     """
-    for pid in _zombies():
-        if pid not in except_for:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-
-
-def _zombies() -> list[int]:
     if sys.platform != "linux":
-        return []
-    zombies = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208
-        with contextlib.suppress(OSError, ValueError):
-            if entry.isdigit():
-                state, parent = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()[:2]
-                if state == b"Z" and int(parent) == os.getpid():
-                    zombies.append(int(entry))
-    return zombies
+        return
+    for process in _process_table():
+        if process.state == b"Z" and process.parent == os.getpid() and process.pid not in except_for:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def reap_all() -> None:
+    """Collect the exit codes of all children that have ended: in a container, nobody else may do so."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

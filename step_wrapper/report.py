@@ -107,7 +107,7 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
     datastore = open_datastore(launch)
     for task_id in launch.done_as:
         for attempt in reversed(range(MAX_ATTEMPTS)):
-            done = dataclasses.replace(launch, task_id=task_id, attempt=attempt)
+            done = launch._replace(task_id=task_id, attempt=attempt)
             stored = _attempt(datastore, done)
             if _is_ok(stored):
                 _send_done(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True), is_cached=True)

@@ -93,6 +93,7 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._context.close()
+        processes.reap_all()
         return 0 if self._exit_status == 0 and self._is_reported else 1
 
     def _prepare(self) -> None:
@@ -216,9 +217,10 @@ class Supervisor:
             while self._wakeup.recv(4096):
                 pass
         self._log_saver.collect()
-        processes.reap(except_for=(self._step, self._log_saver.pid))
         pid, status = os.waitpid(self._step, os.WNOHANG)
-        if pid:
+        if not pid:
+            processes.reap(except_for=(self._step, self._log_saver.pid))
+        else:
             # what the step wrote and said in its last moment is still to be read
             self._control.setblocking(False)
             with contextlib.suppress(OSError):

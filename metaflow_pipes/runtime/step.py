@@ -193,6 +193,7 @@ def run_loop_step(
             else:
                 reports.append(report)
                 break
+    step_thread.current().gives_way()
     last = reports[-1]
     materialize(context, flow, last)
     output = outputs[last.next_steps[0]] if outputs else DEFAULT_OUTPUT
@@ -210,5 +211,6 @@ def _completed(
 ) -> TaskReport:
     """The report of a task that is done, with its assets materialized."""
     report = run_task(context, pipes, flow, step, upstream, StepOptions(**options))
+    step_thread.current().gives_way()
     materialize(context, flow, report)
     return report

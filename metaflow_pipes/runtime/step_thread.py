@@ -14,7 +14,7 @@ import dagster as dg
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass
@@ -24,10 +24,12 @@ class StepThread:
     Attributes:
         stdout: The file descriptor that takes the stdout of its processes; None is that of this process.
         stderr: The same of their stderr.
+        gives_way: Called when the op's last process has ended, so that another op may begin while this one reports.
     """
 
     stdout: int | None = None
     stderr: int | None = None
+    gives_way: Callable[[], None] = lambda: None
     _process: subprocess.Popen[bytes] | None = None
     _is_ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
