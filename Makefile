@@ -31,8 +31,9 @@ ui: $(VENV)/installed-ui
 		$(CURDIR)/$(BIN)/dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py)
 
 bench: $(VENV)/installed
+	$(BIN)/python benchmarks/runs.py
 	$(BIN)/python benchmarks/step_cost.py
-	$(BIN)/python benchmarks/foreach_growth.py
+	$(BIN)/python benchmarks/step_profile.py
 	$(BIN)/python benchmarks/output.py
 
 pictures: $(VENV)/installed-dev

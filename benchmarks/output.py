@@ -6,7 +6,6 @@ took in all and how much CPU, their ratios, and how much memory the wrapper's su
 
 from __future__ import annotations
 
-import argparse
 import resource
 import shutil
 import statistics
@@ -16,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from results import keep, parser_of, prepare
 from step_cost import StepBenchmark, finish
 
 FLOW_SOURCE = """
@@ -58,10 +58,11 @@ SHAPES = ("lines of 100 bytes", "lines of 20 bytes", "1 MB of lines a write", "l
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = parser_of(__doc__, rounds=10)
     parser.add_argument("--megabytes", type=int, default=100)
     options = parser.parse_args()
+    prepare()
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = OutputBenchmark(Path(folder), options.megabytes * 1_000_000)
         print(f"{options.megabytes} MB, medians of {options.rounds}: to a file -> through the wrapper")
@@ -70,6 +71,12 @@ def main() -> None:
             (*to_file, _), (*wrapped, peak) = bench.medians(shape, options.rounds)
             ratios = [f"{a:7.3f} -> {b:.3f} x{b / a:5.2f}" for a, b in zip(to_file, wrapped, strict=True)]
             print(f"{shape:22}{''.join(f'{ratio:>25}' for ratio in ratios)}{peak:9.0f}", flush=True)
+            columns = ("printing_seconds", "wall_seconds", "cpu_seconds")
+            figures[shape] = {
+                "to a file": dict(zip(columns, to_file, strict=True)),
+                "through the wrapper": {**dict(zip(columns, wrapped, strict=True)), "peak_megabytes": peak},
+            }
+    keep(options.json, "output", {"megabytes": options.megabytes, "shapes": figures})
 
 
 class OutputBenchmark:

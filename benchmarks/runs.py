@@ -1,18 +1,20 @@
 """Whole runs on Dagster against Metaflow's own `run` with the same number of workers, alternating.
 
-    python benchmarks/runs.py [--rounds 3] [--executor threads,multiprocess] [--json runs.json] [SHAPE...]
+    python benchmarks/runs.py [--rounds 3] [--executors threads,multiprocess] [--json FILE] [SHAPE...]
 
-On Dagster, a run's time is that from its start event to its end event: without the start-up of the Dagster process,
-which is told apart. Metaflow's is that of the whole command. CPU and memory are those of all processes: CPU in
-seconds, memory as the highest sum of their proportional shares, in MB, sampled five times a second.
+On Dagster, a run's time is that from its start event to its end event; the start-up of the Dagster process is told
+apart. Metaflow's is that of the whole command. CPU and memory are those of all processes, that start-up included: CPU
+in seconds, memory as the highest sum of their proportional shares, in MB, sampled five times a second.
+
+The executors other than `threads` are measured with small flows alone, unless they are asked for: Dagster's
+multiprocess executor as it comes takes more than a second for each op.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import bisect
+import contextlib
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,14 +23,17 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
+from results import keep, parser_of, prepare
+
+from step_wrapper.processes import adopt_orphans
 
 HEAD = "from metaflow import FlowSpec, step\n\n\nclass BenchFlow(FlowSpec):\n"
 TAIL = '\n\nif __name__ == "__main__":\n    BenchFlow()\n'
 SAMPLE_SECONDS = 0.2
 MEGABYTE = 1 << 20
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,21 @@ class Shape:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: its time, that of the whole command, CPU seconds and peak memory of all its processes."""
+    """One run.
+
+    Attributes:
+        run_seconds: Its time.
+        command_seconds: The time of the whole command.
+        cpu_seconds: The CPU of all its processes.
+        peak_megabytes: Their memory.
+        op_cpu_seconds: The CPU that Dagster's process took for each op, without its start-up; 0 of Metaflow's own.
+    """
 
     run_seconds: float
     command_seconds: float
     cpu_seconds: float
     peak_megabytes: float
+    op_cpu_seconds: float = 0.0
 
 
 def _steps(*steps: tuple[str, str, str]) -> str:
@@ -113,37 +127,54 @@ SHAPES = {
 }
 
 
+METAFLOW = "metaflow run"
+MAIN_EXECUTOR = "threads"
+EXECUTORS = (MAIN_EXECUTOR, "multiprocess", "dagster:multiprocess_executor")
+SMALL_TASKS = 25
+
+
 def main() -> None:
     """Measure, print a table, and keep the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="by default all of them")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--executors", default="threads,multiprocess")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/runs.json"))
+    parser = parser_of(__doc__, rounds=3)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"by default all of: {', '.join(SHAPES)}")
+    parser.add_argument("--executors", help=f"for all shapes; {', '.join(EXECUTORS)} by default")
     options = parser.parse_args()
-    executors = options.executors.split(",")
-    results: dict[str, Any] = {}
-    print(f"{'':28} {'metaflow run':>14} " + " ".join(f"{name:>30}" for name in executors))
-    for name in options.shapes:
-        measured: dict[str, list[Measured]] = {side: [] for side in ("metaflow", *executors)}
+    prepare()
+    adopt_orphans()
+    figures = {}
+    for name in options.shapes or SHAPES:
+        shape = SHAPES[name]
+        executors = EXECUTORS if shape.tasks <= SMALL_TASKS else [MAIN_EXECUTOR]
+        if options.executors:
+            executors = options.executors.split(",")
+        measured: dict[str, list[Measured]] = {side: [] for side in (METAFLOW, *executors)}
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(Path(folder), SHAPES[name])
+            bench = Bench(Path(folder), shape)
             for _ in range(options.rounds):
-                measured["metaflow"].append(bench.metaflow())
-                for executor in executors:
-                    measured[executor].append(bench.dagster(executor))
-        results[name] = {side: [asdict(run) for run in runs] for side, runs in measured.items()}
-        base = _median(measured["metaflow"], "run_seconds")
-        cells = [f"{name:28} {base:10.2f} s  "]
-        for executor in executors:
-            seconds = _median(measured[executor], "run_seconds")
-            cpu = _median(measured[executor], "cpu_seconds") / _median(measured["metaflow"], "cpu_seconds")
-            memory = _median(measured[executor], "peak_megabytes")
-            cells.append(f"{seconds:7.2f} s x{seconds / base:4.2f}  cpu x{cpu:4.2f} {memory:4.0f} MB")
-        print(" ".join(cells), flush=True)
-    machine = {"cpus": CPUS, "platform": platform.platform(), "python": platform.python_version()}
-    options.json.write_text(
-        json.dumps({"machine": machine, "rounds": options.rounds, "runs": results}, indent=1) + "\n"
+                for side, runs in measured.items():
+                    runs.append(bench.metaflow() if side == METAFLOW else bench.dagster(side))
+        print(f"\n{name} ({shape.workers} workers, median of {options.rounds})")
+        print(
+            f"{'':32}{'run':>8}{'ratio':>8}{'start-up':>10}{'CPU':>9}{'ratio':>8}{'peak':>9}{'run process, per op':>21}"
+        )
+        base = measured[METAFLOW]
+        for side, runs in measured.items():
+            print(_row(side, runs, base), flush=True)
+        figures[name] = {side: [asdict(run) for run in runs] for side, runs in measured.items()}
+    keep(options.json, "runs", figures)
+
+
+def _row(side: str, runs: list[Measured], base: list[Measured]) -> str:
+    seconds, cpu, memory = (_median(runs, name) for name in ("run_seconds", "cpu_seconds", "peak_megabytes"))
+    row = f"{side:32}{seconds:6.2f} s"
+    if side == METAFLOW:
+        return f"{row}{'':18}{cpu:7.2f} s{'':8}{memory:6.0f} MB"
+    start_up = _median(runs, "command_seconds") - seconds
+    ratios = seconds / _median(base, "run_seconds"), cpu / _median(base, "cpu_seconds")
+    per_op = _median(runs, "op_cpu_seconds")
+    return (
+        f"{row} {'x':>2}{ratios[0]:5.2f}{start_up:8.2f} s{cpu:7.2f} s {'x':>2}{ratios[1]:5.2f}"
+        f"{memory:6.0f} MB{per_op * 1000:14.0f} ms CPU"
     )
 
 
@@ -158,16 +189,16 @@ class Bench:
     def __init__(self, folder: Path, shape: Shape):
         self._folder = folder
         self._shape = shape
-        self._home = folder / "home"
-        self._home.mkdir()
-        (self._home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        self.home = folder / "home"
+        self.home.mkdir()
+        (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         (folder / ".metaflow").mkdir()
         (folder / "bench.py").write_text(shape.source)
         user = os.environ.get("METAFLOW_USER", "bench")
         metaflow_home = str(folder / "metaflow_home")
         self._environment = {
             **os.environ,
-            "DAGSTER_HOME": str(self._home),
+            "DAGSTER_HOME": str(self.home),
             "METAFLOW_USER": user,
             "METAFLOW_HOME": metaflow_home,
         }
@@ -175,25 +206,32 @@ class Bench:
     def metaflow(self) -> Measured:
         """A run by Metaflow's own runner."""
         workers = f"--max-workers={self._shape.workers}"
-        seconds, cpu, memory = self._measure("bench.py", "--no-pylint", "run", workers, "--max-num-splits=1000")
-        return Measured(seconds, seconds, cpu, memory)
+        seconds, cpu, samples = self._measure("bench.py", "--no-pylint", "run", workers, "--max-num-splits=1000")
+        return Measured(seconds, seconds, cpu, samples.peak_megabytes)
 
     def dagster(self, executor: str) -> Measured:
         """A run on Dagster."""
-        file = f"{executor}.py"
+        file = f"{executor.replace(':', '_')}.py"
         if not (self._folder / file).exists():
-            options = ("--executor", executor, "--max-workers", str(self._shape.workers))
-            self._measure("bench.py", "--no-pylint", "dagster", "create", file, *options)
-        seconds, cpu, memory = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow")
-        with dg.DagsterInstance.from_config(str(self._home)) as instance:
+            # an executor of Dagster's own has its own limit: the number of CPUs
+            limit = () if ":" in executor else ("--max-workers", str(self._shape.workers))
+            self._measure("bench.py", "--no-pylint", "dagster", "create", file, "--executor", executor, *limit)
+        seconds, cpu, samples = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow")
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
             (record,) = instance.get_run_records(limit=1)
         assert record.dagster_run.is_success, f"the run on {executor} did not succeed"
         assert record.start_time is not None
         assert record.end_time is not None
-        return Measured(record.end_time - record.start_time, seconds, cpu, memory)
+        return Measured(
+            record.end_time - record.start_time,
+            seconds,
+            cpu,
+            samples.peak_megabytes,
+            samples.own_cpu_seconds(record.start_time, record.end_time) / self._shape.tasks,
+        )
 
-    def _measure(self, *arguments: str) -> tuple[float, float, float]:
-        """The seconds, CPU seconds and peak megabytes of a Python command and all its descendants."""
+    def _measure(self, *arguments: str) -> tuple[float, float, _Samples]:
+        """The seconds and CPU seconds of a Python command and all its descendants, and samples of them."""
         started = time.monotonic()
         with (self._folder / "output").open("wb") as output:
             process = subprocess.Popen(
@@ -203,31 +241,54 @@ class Bench:
                 stdout=output,
                 stderr=output,
             )
-            memory = _Memory(process.pid)
+            samples = _Samples(process.pid)
             _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
-        memory.stop()
+        samples.stop()
+        cpu = usage.ru_utime + usage.ru_stime
+        with contextlib.suppress(ChildProcessError):
+            while True:  # a fork server, with all that it has forked, ends a little later
+                _, _, usage = os.wait4(-1, 0)
+                cpu += usage.ru_utime + usage.ru_stime
         assert os.waitstatus_to_exitcode(status) == 0, (self._folder / "output").read_text()[-3000:]
-        return seconds, usage.ru_utime + usage.ru_stime, memory.peak / MEGABYTE
+        return seconds, cpu, samples
 
 
-class _Memory:
-    """Samples the proportional memory of a process and its descendants, in bytes (Linux)."""
+class _Samples:
+    """Samples the memory of a process and its descendants, and its own CPU (Linux)."""
 
     def __init__(self, pid: int):
-        self.peak = 0
+        self._peak = 0
+        self._own_cpu: list[tuple[float, float]] = []
         self._pid = pid
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
+    @property
+    def peak_megabytes(self) -> float:
+        return self._peak / MEGABYTE
+
+    def own_cpu_seconds(self, start: float, end: float) -> float:
+        """The CPU that the process took itself between two times."""
+        return self._own_cpu_until(end) - self._own_cpu_until(start)
+
     def stop(self) -> None:
         self._is_over.set()
         self._thread.join()
 
+    def _own_cpu_until(self, time_: float) -> float:
+        index = bisect.bisect(self._own_cpu, (time_, 0.0))
+        return self._own_cpu[min(index, len(self._own_cpu) - 1)][1]
+
     def _sample(self) -> None:
         while not self._is_over.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, sum(map(_share, _tree(self._pid))))
+            self._peak = max(self._peak, sum(map(_share, _tree(self._pid))))
+            try:
+                stat = Path(f"/proc/{self._pid}/stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            self._own_cpu.append((time.time(), (int(stat[11]) + int(stat[12])) / TICKS))
 
 
 def _tree(root: int) -> list[int]:

@@ -5,7 +5,6 @@ Both run the same steps of the same flow alternately, in one benchmark. Prints t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ import uuid
 from pathlib import Path
 
 from dagster_pipes import encode_param
+from results import keep, parser_of, prepare
 
 from metaflow_pipes.runtime import MetaflowFlow
 
@@ -42,9 +42,9 @@ if __name__ == "__main__":
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
+    options = parser_of(__doc__, rounds=30).parse_args()
+    rounds = options.rounds
+    prepare()
     with tempfile.TemporaryDirectory() as folder:
         bench = StepBenchmark(Path(folder), "EmptyFlow", FLOW_SOURCE)
         launchers = {
@@ -65,8 +65,10 @@ def main() -> None:
         medians[name] = [statistics.median(column) for column in zip(*values, strict=True)]
         print(f"{name:34}{medians[name][0]:8.3f}{medians[name][1]:8.3f}")
     for step in ("start", "end"):
-        extra = medians[f"{step}: metaflow-pipes"][0] - medians[f"{step}: python flow.py step"][0]
-        print(f"{step}: metaflow-pipes takes {extra * 1000:+.0f} ms of CPU")
+        ratio = medians[f"{step}: metaflow-pipes"][0] / medians[f"{step}: python flow.py step"][0]
+        print(f"{step}: metaflow-pipes takes x{ratio:.2f} the CPU")
+    columns = ("cpu_seconds", "wall_seconds")
+    keep(options.json, "step_cost", {name: dict(zip(columns, row, strict=True)) for name, row in medians.items()})
 
 
 def measure(launch) -> tuple[float, float]:
@@ -127,8 +129,8 @@ class StepBenchmark:
             )
         return subprocess.Popen([sys.executable, *command], env=self.environment, cwd=self.folder, **options)
 
-    def wrapped(self, step: str, **options) -> subprocess.Popen[bytes]:
-        """Launch a step as an op does, with options for its process."""
+    def wrapped(self, step: str, wrapper=("-m", "step_wrapper"), **options) -> subprocess.Popen[bytes]:
+        """Launch a step as an op does, maybe with something in place of the wrapper, with options for its process."""
         command = self._command("wrapped", step)
         run_id = self.run_ids["wrapped"]
         launch = {
@@ -147,7 +149,7 @@ class StepBenchmark:
             "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(context)}),
             "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
         }
-        command = [sys.executable, "-m", "step_wrapper", f"{self.flow.name}/{run_id}/{step}/{step}"]
+        command = [sys.executable, *wrapper, f"{self.flow.name}/{run_id}/{step}/{step}"]
         # standard input stays open: its end would tell the wrapper that the op has died
         return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE, **options)
 
