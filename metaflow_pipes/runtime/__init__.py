@@ -2,8 +2,7 @@
 
 from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep
 from metaflow_pipes.runtime.client import MetaflowPipesClient
-from metaflow_pipes.runtime.executor import threads
-from metaflow_pipes.runtime.executors import multiprocess
+from metaflow_pipes.runtime.executor import multiprocess, threads
 from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup, route
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
 from metaflow_pipes.runtime.parameters import MetaflowParameter

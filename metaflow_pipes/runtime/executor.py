@@ -1,4 +1,4 @@
-"""The executor that runs ops in threads of the run's process, since ops only wait for the processes of their steps.
+"""The executors of a generated job: by default, ops run in threads of the run's process, since they only wait.
 
 The one module that uses Dagster's private modules: an executor that runs steps side by side needs what Dagster's own
 are made of. `tests/unit/test_executor_internals.py` pins what that is.
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
+# What the processes of the multiprocess executor are forked with. The last one, which opening an instance takes, saves
+# each op 0.2 s.
+PRELOADED_MODULES = ("dagster", "metaflow_pipes.runtime", "dagster._core.storage.sqlite_storage")
 
 
 def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
@@ -93,6 +96,27 @@ def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
         )
 
     return threads_executor
+
+
+def multiprocess(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
+    """Dagster's multiprocess executor, with processes that start fast: they are forked from one that has Dagster.
+
+    Args:
+        max_concurrent: How many ops run at the same time; None is Dagster's default, the number of CPUs. The
+            run config `execution: {config: {max_concurrent: 4}}` overrides it.
+    """
+    limit = dg.Field(
+        dg.Noneable(int),
+        default_value=max_concurrent,
+        description="How many steps run at the same time; by default as many as there are CPUs.",
+    )
+
+    @dg.configured(dg.multiprocess_executor, config_schema={"max_concurrent": limit})
+    def multiprocess_executor(config: dict[str, int | None]) -> dict[str, object]:
+        start_method = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
+        return {"max_concurrent": config["max_concurrent"], "start_method": start_method}
+
+    return multiprocess_executor
 
 
 class ThreadsExecutor(dg.Executor):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.api import execute_run
 from dagster._core.execution.plan.execute_plan import dagster_event_sequence_for_step
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
-from metaflow_pipes.runtime import threads
+from metaflow_pipes.runtime import step_thread, threads
+from step_wrapper import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -421,3 +427,121 @@ def test_thread_that_crashes_fails_its_step_and_loses_no_event_of_others(instanc
     (failed,) = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
     assert failed.event_log_entry.step_key == "slow[2]"
     assert "the thread is broken" in str(failed.event_log_entry.dagster_event)
+
+
+@dg.job(executor_def=threads(1))
+def one_at_a_time():
+    widest(numbers().map(pooled).collect())
+
+
+def test_limit_is_kept(instance):
+    with run(one_at_a_time, instance) as result:
+        assert result.success
+        assert result.output_for_node("widest") == 1
+
+
+HAS_BEGUN = threading.Event()
+
+
+@dg.op
+def done_but_for_its_report() -> bool:
+    step_thread.current().gives_way()
+    return HAS_BEGUN.wait(30)
+
+
+@dg.op
+def begins():
+    HAS_BEGUN.set()
+
+
+@dg.job(executor_def=threads(1))
+def giving_way():
+    done_but_for_its_report()
+    begins()
+
+
+def test_op_begins_while_another_one_reports(instance):
+    HAS_BEGUN.clear()
+    with run(giving_way, instance) as result:
+        assert result.success
+        assert result.output_for_node("done_but_for_its_report")
+
+
+@dg.op
+def waits_to_be_seen():
+    assert HAS_BEGUN.wait(30)
+
+
+@dg.job(executor_def=threads(1))
+def watched():
+    waits_to_be_seen()
+
+
+def test_events_are_seen_as_they_come_and_the_event_log_is_left_as_it_was(instance):
+    HAS_BEGUN.clear()
+    other = dg.DagsterInstance.from_ref(instance.get_ref())
+    run_id = "12345678-1234-1234-1234-123456789012"
+
+    def note(entry, cursor):
+        if entry.is_dagster_event and entry.dagster_event.event_type == dg.DagsterEventType.STEP_START:
+            HAS_BEGUN.set()
+
+    # as the webserver does, which has files of SQLite watched
+    dagster_run = instance.create_run_for_job(watched, run_id=run_id)
+    other.watch_event_logs(run_id, None, note)
+    try:
+        assert execute_run(dg.reconstructable(watched), dagster_run, instance).success
+    finally:
+        other.dispose()
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqliteEventLogStorage)
+    assert "_connect" not in vars(storage)
+    assert not Path(f"{storage.path_for_shard(run_id)}-wal").exists()
+
+
+WAITING = """
+import dagster as dg
+from metaflow_pipes.runtime import MetaflowPipesClient, threads
+
+@dg.op(out=dg.DynamicOut(int))
+def numbers():
+    for number in range(200):
+        yield dg.DynamicOutput(number, mapping_key=str(number))
+
+@dg.op
+def waits(context: dg.OpExecutionContext, pipes: MetaflowPipesClient, number: int):
+    pipes.run(context=context, command=["dd", "if=gate", "of=/dev/null", "bs=1", "count=1", "status=none"])
+
+@dg.job(executor_def=threads(200), resource_defs={"pipes": MetaflowPipesClient()})
+def waiting():
+    numbers().map(waits)
+"""
+MEGABYTES_OF_RUN_WORKER = 400
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_run_worker_with_200_waiting_steps_is_small(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "dagster.yaml").touch()
+    os.mkfifo(tmp_path / "gate")
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-f", "waiting.py", "-j", "waiting"]
+    with (tmp_path / "output").open("w") as output:
+        run_worker = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "DAGSTER_HOME": str(tmp_path)}, stdout=output, stderr=output
+        )
+    try:
+        give_up_at = time.monotonic() + 120
+        while len(processes.descendants(run_worker.pid)) < 200:
+            assert time.monotonic() < give_up_at
+            assert run_worker.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.2)
+        status = Path(f"/proc/{run_worker.pid}/status").read_text()
+        with (tmp_path / "gate").open("wb") as gate:
+            gate.write(b"x" * 200)
+            gate.flush()
+            assert run_worker.wait(60) == 0
+    finally:
+        run_worker.kill()
+        run_worker.wait()
+    (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+    assert int(resident) / 1000 < MEGABYTES_OF_RUN_WORKER

@@ -7,7 +7,9 @@ If this fails with a new release of Dagster, `metaflow_pipes/runtime/executor.py
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from typing import Any
 
 import dagster as dg
@@ -25,8 +27,12 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._grpc.types import ExecuteRunArgs
+
+from metaflow_pipes.runtime.executor import PRELOADED_MODULES
 
 ORIGINS = ["remote_job_origin", "job_code_origin"]
 
@@ -46,7 +52,7 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
         (
             ExecutionPlan.start,
             [
-                *("retry_mode", "max_concurrent", "tag_concurrency_limits"),
+                *("retry_mode", "tag_concurrency_limits"),
                 *("instance_concurrency_context", "step_dependency_config"),
             ],
         ),
@@ -76,6 +82,9 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
         (ComputeLogManager.build_log_key_for_run, ["run_id", "step_key"]),
         (ComputeLogManager.open_log_stream, ["log_key", "io_type"]),
         (LocalComputeLogManager.complete_artifact_path, ["log_key"]),
+        (SqliteEventLogStorage._connect, ["shard"]),
+        (SqliteEventLogStorage.conn_string_for_shard, ["shard_name"]),
+        (SqliteEventLogStorage.path_for_shard, ["run_id"]),
         (CloudStorageComputeLogManager._on_capture_complete, ["log_key"]),
         (CloudStorageComputeLogManager._poll_for_local_upload, ["log_key"]),
     ],
@@ -90,6 +99,13 @@ def test_names_that_are_no_functions():
     assert [io_type.value for io_type in ComputeIOType] == ["stdout", "stderr"]
     assert isinstance(CloudStorageComputeLogManager.local_manager, property)
     assert "_in_flight" in inspect.getsource(ActiveExecution.__init__)
+    assert {"_db_lock", "_initialized_dbs"} <= set(re.findall(r"self\.(\w+)", inspect.getsource(SqliteEventLogStorage)))
+    assert SQLITE_BUSY_TIMEOUT_SECONDS > 0
+
+
+@pytest.mark.parametrize("module", PRELOADED_MODULES)
+def test_modules_that_processes_of_ops_are_forked_with(module: str):
+    importlib.import_module(module)
 
 
 def test_origin_by_which_the_ui_knows_a_run():
