@@ -468,8 +468,10 @@ def test_op_begins_while_another_one_reports(instance):
 
 
 @dg.op
-def waits_to_be_seen():
-    assert HAS_BEGUN.wait(30)
+def waits_to_be_seen(context):
+    time.sleep(1)  # what went before has been seen by now
+    context.log.info("here I am")
+    assert HAS_BEGUN.wait(10)
 
 
 @dg.job(executor_def=threads(1))
@@ -483,7 +485,7 @@ def test_events_are_seen_as_they_come_and_the_event_log_is_left_as_it_was(instan
     run_id = "12345678-1234-1234-1234-123456789012"
 
     def note(entry, cursor):
-        if entry.is_dagster_event and entry.dagster_event.event_type == dg.DagsterEventType.STEP_START:
+        if entry.user_message == "here I am":
             HAS_BEGUN.set()
 
     # as the webserver does, which has files of SQLite watched
