@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,17 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 @pytest.mark.parametrize(
     "command",
     [
+        ["runs.py", "--rounds", "1", "linear 5"],
         ["step_cost.py", "--rounds", "1"],
-        ["foreach_growth.py", "--sizes", "2"],
+        ["step_profile.py", "--rounds", "1"],
         ["output.py", "--rounds", "1", "--megabytes", "10"],
     ],
 )
-def test_benchmark_runs(command):
-    finished = subprocess.run(
-        [sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=300
-    )
+def test_benchmark_runs(command, tmp_path):
+    command = [sys.executable, *command, "--json", str(tmp_path / "results.json")]
+    finished = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout
+    (result,) = json.loads((tmp_path / "results.json").read_text()).values()
+    assert result["machine"]["cpus"] > 0
+    assert result["figures"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -275,3 +276,39 @@ def test_step_can_talk_to_dagster_through_pipes(project):
         result = execute(flows.job("flow.py"), instance=instance)
         assert result.success
         assert "hello from the step" in [entry.user_message for entry in instance.all_logs(result.run_id)]
+
+
+GC_FLOW = """
+import gc
+
+from metaflow import FlowSpec, step
+
+{header}
+class CollectingFlow(FlowSpec):
+    @step
+    def start(self):
+        self.threshold = gc.get_threshold()
+        self.is_enabled = gc.isenabled()
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    CollectingFlow()
+"""
+
+
+@pytest.mark.parametrize(
+    ("header", "threshold"), [("", gc.get_threshold()), ("gc.set_threshold(5000, 7, 9)", (5000, 7, 9))]
+)
+def test_garbage_is_collected_in_a_step_as_in_any_process(project, header, threshold):
+    flows: Project = project()
+    flows.write("flow.py", GC_FLOW.format(header=header))
+    result = flows.run("flow.py")
+    assert result.success
+    data = flows.run_of(result)["start"].task.data
+    assert data.is_enabled
+    assert tuple(data.threshold) == threshold

@@ -443,7 +443,7 @@ def test_limit_is_kept(instance):
 HAS_BEGUN = threading.Event()
 
 
-@dg.op
+@dg.op(tags={"dagster/priority": "1"})
 def done_but_for_its_report() -> bool:
     step_thread.current().gives_way()
     return HAS_BEGUN.wait(30)
