@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
+# The quota of this process's control group (v2), in microseconds of CPU for so many microseconds.
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # What the processes of the multiprocess executor are forked with. The last one, which opening an instance takes, saves
 # each op 0.2 s.
 PRELOADED_MODULES = ("dagster", "metaflow_pipes.runtime", "dagster._core.storage.sqlite_storage")
@@ -63,26 +66,15 @@ def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
     prints goes to the compute log of its Dagster step.
 
     Args:
-        max_concurrent: How many ops run at the same time; None is the number of CPUs. The run config
-            `execution: {config: {max_concurrent: 4}}` overrides it. An op whose process has ended, and that has only
-            its events left to write, no longer counts.
+        max_concurrent: How many ops run at the same time; None is the number of CPUs (`available_cpus`). The run
+            config `execution: {config: {max_concurrent: 4}}` overrides it. An op whose process has ended, and that has
+            only its events left to write, no longer counts.
     """
 
-    @dg.executor(
-        name="threads",
-        config_schema={
-            "max_concurrent": dg.Field(
-                dg.Noneable(int),
-                default_value=max_concurrent,
-                description="How many steps run at the same time; by default as many as there are CPUs.",
-            ),
-            "tag_concurrency_limits": get_tag_concurrency_limits_config(),
-            "retries": get_retries_config(),
-        },
-    )
+    @dg.executor(name="threads", config_schema=_config_schema(max_concurrent))
     def threads_executor(context: dg.InitExecutorContext) -> ThreadsExecutor:
         config: Any = context.executor_config
-        limit = config["max_concurrent"] or os.cpu_count() or 1
+        limit = config["max_concurrent"] or available_cpus()
         if limit < 1:
             raise dg.DagsterInvalidConfigError(
                 f"max_concurrent of the threads executor is {limit}, but at least one step must be able to run.",
@@ -105,18 +97,36 @@ def multiprocess(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
         max_concurrent: How many ops run at the same time; None is Dagster's default, the number of CPUs. The
             run config `execution: {config: {max_concurrent: 4}}` overrides it.
     """
-    limit = dg.Field(
-        dg.Noneable(int),
-        default_value=max_concurrent,
-        description="How many steps run at the same time; by default as many as there are CPUs.",
-    )
 
-    @dg.configured(dg.multiprocess_executor, config_schema={"max_concurrent": limit})
-    def multiprocess_executor(config: dict[str, int | None]) -> dict[str, object]:
+    @dg.configured(dg.multiprocess_executor, config_schema=_config_schema(max_concurrent))
+    def multiprocess_executor(config: dict[str, Any]) -> dict[str, Any]:
         start_method = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
-        return {"max_concurrent": config["max_concurrent"], "start_method": start_method}
+        return {**config, "start_method": start_method}
 
     return multiprocess_executor
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use: those that it is bound to, but no more than its container's quota (Linux)."""
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    # without a quota there is no file, or the word "max" in it
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        return max(1, min(cpus, math.ceil(quota / period)))
+    return cpus
+
+
+def _config_schema(max_concurrent: int | None) -> dict[str, dg.Field]:
+    """What the run config can say of an executor."""
+    return {
+        "max_concurrent": dg.Field(
+            dg.Noneable(int),
+            default_value=max_concurrent,
+            description="How many steps run at the same time; by default as many as there are CPUs.",
+        ),
+        "tag_concurrency_limits": get_tag_concurrency_limits_config(),
+        "retries": get_retries_config(),
+    }
 
 
 class ThreadsExecutor(dg.Executor):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
-from metaflow_pipes.runtime import step_thread, threads
+from metaflow_pipes.runtime import executor, multiprocess, step_thread, threads
 from step_wrapper import processes
 
 if TYPE_CHECKING:
@@ -174,18 +175,28 @@ def in_a_pool():
     widest(numbers().map(pooled).collect())
 
 
+LIMITS = [{"key": "kind", "value": "heavy", "limit": 1}]
+
+
 @dg.op(tags={"kind": "heavy"})
 def heavy(number: int) -> int:
     return pooled.compute_fn.decorated_fn(number)  # pyright: ignore
 
 
-@dg.job(
-    executor_def=threads(4).configured(
-        {"tag_concurrency_limits": [{"key": "kind", "value": "heavy", "limit": 1}]}, "limited"
-    )
-)
+@dg.job(executor_def=threads(4).configured({"tag_concurrency_limits": LIMITS}, "limited"))
 def with_tag_limits():
     widest(numbers().map(heavy).collect())
+
+
+@dg.op(tags={"kind": "heavy"})
+def heavy_in_a_process(number: int) -> float:
+    time.sleep(0.5)
+    return number
+
+
+@dg.job(executor_def=multiprocess(4))
+def processes_with_tag_limits():
+    numbers().map(heavy_in_a_process)
 
 
 @dg.op
@@ -299,6 +310,20 @@ def test_limit_below_one_is_refused(instance):
         run(side_by_side, instance, run_config=config, raise_on_error=True)
 
 
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [("max 100000", 3), ("150000 100000", 2), ("1000 100000", 1), ("900000 100000", 3), ("", 3), (None, 3)],
+)
+def test_default_limit_is_that_of_the_container(monkeypatch, tmp_path, quota, cpus):
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(f"{quota}\n")
+    monkeypatch.setattr(executor, "CPU_QUOTA", file)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert executor.available_cpus() == cpus
+
+
 def test_pools_limit_what_runs_side_by_side(instance):
     instance.event_log_storage.set_concurrency_slots("narrow", 1)
     with run(in_a_pool, instance) as result:
@@ -310,6 +335,13 @@ def test_tags_limit_what_runs_side_by_side(instance):
     with run(with_tag_limits, instance) as result:
         assert result.success
         assert result.output_for_node("widest") == 1
+
+
+def test_tags_limit_what_runs_side_by_side_in_processes(instance):
+    config = {"execution": {"config": {"tag_concurrency_limits": LIMITS, "max_concurrent": 3}}}
+    assert run(processes_with_tag_limits, instance, run_config=config).success
+    starts = sorted(e.timestamp for e in _records(instance, instance.get_runs()[0].run_id, "STEP_START", "heavy"))
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(starts))
 
 
 def test_terminated_run_ends_all_steps_and_is_canceled(project, tmp_path):
