@@ -21,7 +21,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
-from metaflow_pipes.runtime import executor, multiprocess, step_thread, threads
+from metaflow_pipes.runtime import executor, step_thread, threads
 from step_wrapper import processes
 
 if TYPE_CHECKING:
@@ -188,17 +188,6 @@ def with_tag_limits():
     widest(numbers().map(heavy).collect())
 
 
-@dg.op(tags={"kind": "heavy"})
-def heavy_in_a_process(number: int) -> float:
-    time.sleep(0.5)
-    return number
-
-
-@dg.job(executor_def=multiprocess(4))
-def processes_with_tag_limits():
-    numbers().map(heavy_in_a_process)
-
-
 @dg.op
 def one() -> int:
     return 1
@@ -337,11 +326,32 @@ def test_tags_limit_what_runs_side_by_side(instance):
         assert result.output_for_node("widest") == 1
 
 
-def test_tags_limit_what_runs_side_by_side_in_processes(instance):
+PROCESSES = """
+import time
+import dagster as dg
+from metaflow_pipes.runtime import multiprocess
+
+@dg.op(tags={"kind": "heavy"})
+def heavy():
+    time.sleep(0.5)
+
+@dg.job(executor_def=multiprocess(4))
+def processes():
+    for number in range(3):
+        heavy.alias(f"heavy_{number}")()
+
+defs = dg.Definitions(jobs=[processes])
+"""
+
+
+def test_tags_limit_what_runs_side_by_side_in_processes(instance, tmp_path):
+    (tmp_path / "processes.py").write_text(PROCESSES)
     config = {"execution": {"config": {"tag_concurrency_limits": LIMITS, "max_concurrent": 3}}}
-    assert run(processes_with_tag_limits, instance, run_config=config).success
-    starts = sorted(e.timestamp for e in _records(instance, instance.get_runs()[0].run_id, "STEP_START", "heavy"))
-    assert all(later - earlier >= 0.5 for earlier, later in pairwise(starts))
+    job = persistent(tmp_path / "processes.py")
+    assert dg.execute_job(job, instance, run_config=config).success
+    records = _records(instance, instance.get_runs()[0].run_id, "STEP_START", "heavy")
+    assert len(records) == 3
+    assert all(later.timestamp - earlier.timestamp >= 0.5 for earlier, later in pairwise(records))
 
 
 def test_terminated_run_ends_all_steps_and_is_canceled(project, tmp_path):
