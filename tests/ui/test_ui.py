@@ -42,9 +42,11 @@ def trained_runs(dev: DagsterDev, request: pytest.FixtureRequest) -> list[str]:
     return runs
 
 
-def test_stdout_arrives_while_the_step_runs(page: Page, dev: DagsterDev, picture: TakePicture) -> None:
+def test_events_and_stdout_arrive_while_the_step_runs(page: Page, dev: DagsterDev, picture: TakePicture) -> None:
     run = dev.launch("TrainFlow", epochs=2000, learning_rate=0.01, pause=0.5)
     page.goto(f"/runs/{run}")
+    filter_events(page, "attempt 1 of")
+    expect(page.get_by_text("Attempt 1 of Metaflow task").first).to_be_visible()
     show_stdout(page, "fit_quadratic (Attempt #2)")
     expect(log(page)).to_contain_text("epoch 0: accuracy")
     seen = int(re.findall(r"epoch (\d+):", log(page).inner_text())[-1])
