@@ -12,6 +12,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from metaflow_pipes.files import replacing
+
 RESULTS = Path(__file__).parent / "results.json"
 PROJECT = Path(__file__).parent.parent
 PACKAGES = ("metaflow_pipes", "step_wrapper", "metaflow_extensions")
@@ -46,7 +48,8 @@ def keep(file: Path, benchmark: str, figures: Any) -> None:
     """
     known = json.loads(file.read_text()) if file.exists() else {}
     known[benchmark] = {"machine": machine(), "figures": figures}
-    file.write_text(json.dumps(known, indent=1) + "\n")
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
 from step_wrapper import garbage
+from step_wrapper.logs import flush_output
 
 
 def main() -> int:
@@ -26,8 +26,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
+    flush_output()
     # there is nothing to tear down, which would take a few milliseconds
     os._exit(code)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from step_wrapper import running
 from step_wrapper.exceptions import described, is_framework, skip_framework
+from step_wrapper.logs import flush_output
 from step_wrapper.outcome import Outcome
 from step_wrapper.records import forward_records
 from step_wrapper.running import REPORTED, STEP_ENDS
@@ -240,11 +241,7 @@ def _finish_interpreter() -> None:
             finish()
         except BaseException:
             traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            continue
+    flush_output()
 
 
 def _is_timeout(error: BaseException | None) -> bool:

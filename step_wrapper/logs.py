@@ -133,6 +133,14 @@ class StreamLog:
         return b"[MFLOG|0|%s.%06dZ|runtime" % (day_and_time.encode(), microseconds)
 
 
+def flush_output() -> None:
+    """Write what Python still holds of this process's output, before the process ends without being torn down."""
+    for stream in (sys.stdout, sys.stderr):
+        # the step's code may have closed or replaced them
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+
+
 def log_path(folder: Path, stream: str) -> Path:
     """The file of a stream's log."""
     return folder / f"{stream}.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -66,21 +67,17 @@ def _process_table() -> list[_Process]:
         listing = subprocess.run(["/bin/ps", "-A", "-o", "pid=,state=,ppid="], capture_output=True, check=True).stdout
         rows = map(bytes.split, listing.splitlines())
         return [_Process(int(pid), state[:1], int(parent)) for pid, state, parent in rows]
-    return [process for name in os.listdir("/proc") if name.isdigit() and (process := _process(name))]  # noqa: PTH208
+    with os.scandir("/proc") as entries:
+        return [process for entry in entries if entry.name.isdigit() and (process := _process(entry.name))]
 
 
 def _process(pid: str) -> _Process | None:
-    """A process by its directory in /proc; read by plain system calls, since there may be thousands of them."""
+    """A process by its directory in /proc; without `pathlib`, since there may be thousands of them."""
     try:
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        with io.FileIO(f"/proc/{pid}/stat") as file:
+            stat = file.read(_STAT_BYTES)
     except OSError:
         return None
-    try:
-        stat = os.read(descriptor, _STAT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
     # the name of the program, in brackets, may hold anything; behind it come the state and the parent
     state, parent = stat.rpartition(b")")[2].split(None, 2)[:2]
     return _Process(int(pid), state, int(parent))

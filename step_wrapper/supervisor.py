@@ -220,13 +220,13 @@ class Supervisor:
         pid, status = os.waitpid(self._step, os.WNOHANG)
         if not pid:
             processes.reap(except_for=(self._step, self._log_saver.pid))
-        else:
-            # what the step wrote and said in its last moment is still to be read
-            self._control.setblocking(False)
-            with contextlib.suppress(OSError):
-                while message := self._control.recv(1):
-                    self._is_reported = self._is_reported or message == REPORTED
-            self._exit_status = os.waitstatus_to_exitcode(status)
+            return
+        # what the step wrote and said in its last moment is still to be read
+        self._control.setblocking(False)
+        with contextlib.suppress(OSError):
+            while message := self._control.recv(1):
+                self._is_reported = self._is_reported or message == REPORTED
+        self._exit_status = os.waitstatus_to_exitcode(status)
 
     def _on_lifeline(self) -> None:
         if not os.read(sys.stdin.fileno(), 4096):

@@ -94,17 +94,25 @@ def side_by_side():
 ATTEMPTS: list[float] = []
 
 
-@dg.op(retry_policy=dg.RetryPolicy(max_retries=2, delay=0.2))
-def flaky() -> int:
+def third_time_lucky() -> int:
     ATTEMPTS.append(time.monotonic())
     if len(ATTEMPTS) < 3:
         raise dg.Failure("not yet")
     return 1
 
 
+flaky = dg.op(name="flaky", retry_policy=dg.RetryPolicy(max_retries=2, delay=0.2))(third_time_lucky)
+flaky_at_once = dg.op(name="flaky_at_once", retry_policy=dg.RetryPolicy(max_retries=2))(third_time_lucky)
+
+
 @dg.job(executor_def=threads(2))
 def retried():
     total([flaky()])
+
+
+@dg.job(executor_def=threads(2))
+def retried_at_once():
+    total([flaky_at_once()])
 
 
 @dg.op(out={"left": dg.Out(int, is_required=False), "right": dg.Out(int, is_required=False)})
@@ -219,19 +227,6 @@ def test_failed_op_is_tried_again_after_its_delay(instance):
         assert result.success
         assert result.output_for_node("total") == 1
     assert ATTEMPTS[2] - ATTEMPTS[1] >= 0.2
-
-
-@dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
-def flaky_at_once() -> int:
-    ATTEMPTS.append(time.monotonic())
-    if len(ATTEMPTS) < 3:
-        raise dg.Failure("not yet")
-    return 1
-
-
-@dg.job(executor_def=threads(2))
-def retried_at_once():
-    total([flaky_at_once()])
 
 
 def test_next_attempt_waits_for_the_end_of_the_one_before(instance, monkeypatch):

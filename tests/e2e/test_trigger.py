@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 from support import Project, values_of
+
+from metaflow_pipes.deployment.local import _commands
 
 if TYPE_CHECKING:
     import subprocess
@@ -317,12 +318,6 @@ def _kill(what: str, run_id: str) -> None:
     assert pids
     for _, pid in sorted(pids):
         os.kill(pid, signal.SIGKILL)
-
-
-def _commands() -> Iterator[tuple[int, str]]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def _lives(pid: int) -> bool:
