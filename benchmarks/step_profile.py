@@ -42,12 +42,14 @@ def marking(owner, name, before="", after=""):
 
 
 mark("interpreter: start")
-from step_wrapper import __main__, garbage
+from step_wrapper import __main__
+from step_wrapper.step import garbage
 
 garbage.collect_seldom()
 import dagster_pipes
 
-from step_wrapper import launch, running, supervisor
+from step_wrapper import launch, supervisor
+from step_wrapper.step import running
 
 mark("supervisor: imports")
 marking(supervisor.Supervisor, "_fork_step", before="supervisor: Pipes session, signals, folder for the logs")
@@ -57,9 +59,9 @@ become_step = supervisor.Supervisor._become_step
 
 def become_marked_step(*arguments):
     mark("fork")
-    from step_wrapper import command
+    from step_wrapper.step import process
 
-    run_flow = command._run_flow
+    run_flow = process._run_flow
 
     def run_marked_flow(arguments):
         mark("step: the wrapper's imports")
@@ -68,7 +70,7 @@ def become_marked_step(*arguments):
         mark("step: Metaflow's imports")
         return run_flow(arguments)
 
-    command._run_flow = run_marked_flow
+    process._run_flow = run_marked_flow
     tell = running.RunningTask.tell
     parts = {
         running.CODE_STARTS: "step: Metaflow's command line, the task's registration",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metaflow_pipes.compiler import DagsterCompiler
+    from metaflow_pipes.api.compiler import DagsterCompiler
     from metaflow_pipes.errors import CompileError, DeploymentError
 
 __all__ = ["CompileError", "DagsterCompiler", "DeploymentError"]
@@ -14,7 +14,7 @@ __all__ = ["CompileError", "DagsterCompiler", "DeploymentError"]
 def __getattr__(name: str) -> object:
     # Metaflow imports this package in each of its commands to find ours, so nothing may be imported in vain.
     if name == "DagsterCompiler":
-        from metaflow_pipes.compiler import DagsterCompiler
+        from metaflow_pipes.api.compiler import DagsterCompiler
 
         return DagsterCompiler
     if name in ("CompileError", "DeploymentError"):

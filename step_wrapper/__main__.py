@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from step_wrapper import garbage
 from step_wrapper.logs import flush_output
+from step_wrapper.step import garbage
 
 
 def main() -> int:

@@ -123,7 +123,7 @@ class LogSaver:
             os.dup2(messages, 1)
             os.dup2(messages, 2)
 
-            from step_wrapper.datastore import open_datastore, save_logs
+            from step_wrapper.report.datastore import open_datastore, save_logs
 
             save_logs(open_datastore(self._launch), self._launch, self._folder, self._saved_sizes)
             code = 0

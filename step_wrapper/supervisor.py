@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, NoReturn
 from step_wrapper import processes
 from step_wrapper.log_saver import LogSaver
 from step_wrapper.logs import STREAMS, StreamLog
-from step_wrapper.outcome import Outcome
-from step_wrapper.running import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
+from step_wrapper.report.outcome import Outcome
+from step_wrapper.step.running import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,7 @@ class Supervisor:
         try:
             self._leave_supervisor()
             processes.die_with_parent()
-            from step_wrapper.command import run_step
+            from step_wrapper.step.process import run_step
 
             code = run_step(self._launch, self._context, control, writers, self._folder, self._started)
         except BaseException as error:
@@ -287,7 +287,7 @@ class Supervisor:
             code = 1
             try:
                 self._leave_supervisor()
-                from step_wrapper.report import report
+                from step_wrapper.report.report import report
 
                 code = 0 if report(self._launch, self._context, outcome, self._folder) else 1
             except Exception as error:

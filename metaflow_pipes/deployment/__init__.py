@@ -1,1 +1,1 @@
-"""The `dagster` command of every flow."""
+"""A definitions file as a deployment: whose it is, where it is, and what it says."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from metaflow_pipes.locations import beside, run_folder, staleness
-from metaflow_pipes.runtime.assets import DagsterMetaflowTranslator, MetaflowStep, asset_specs
+from metaflow_pipes.runtime.assets.specs import asset_specs
+from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from metaflow_pipes.runtime.parameters import MetaflowParameter
+    from metaflow_pipes.runtime.steps import MetaflowStep
 
 # Where Metaflow looks for its user, and whom it does not take for one (`metaflow.util.get_username`).
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")

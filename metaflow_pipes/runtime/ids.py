@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.names import RESUME_RETRY_TAG
 from metaflow_pipes.runtime.places import CONTROL
-from metaflow_pipes.tags import RESUME_RETRY_TAG
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.runtime import step_thread
-from metaflow_pipes.runtime.assets import materialize
+from metaflow_pipes.runtime.assets.materializations import materialize
+from metaflow_pipes.runtime.attempt import StepOptions, run_task
+from metaflow_pipes.runtime.executors import step_thread
 from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from metaflow_pipes.runtime.report import TaskReport, iterations_table
-from metaflow_pipes.runtime.task import StepOptions, run_task
 from metaflow_pipes.runtime.time_limit import too_late_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from metaflow_pipes.runtime.client import MetaflowPipesClient
+    from metaflow_pipes.runtime.client.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
 # The name of an op's output if it has one.

@@ -12,7 +12,8 @@ import pytest
 from support import Project, execute, job_of, load
 
 from metaflow_pipes import CompileError, DagsterCompiler
-from metaflow_pipes.deployment.deployments import find_deployment, registered
+from metaflow_pipes.deployment.lookup import find_deployment
+from metaflow_pipes.deployment.registry import registered
 
 OLD = "# the old definitions\n"
 

@@ -164,7 +164,7 @@ def test_card_of_the_attempt_that_succeeded(cards):
 
 
 def test_card_on_a_remote_datastore_has_the_command_that_shows_it():
-    from step_wrapper.cards import _place
+    from step_wrapper.report.cards import _place
 
     class Launch:
         command = ("flow.py",)
@@ -181,7 +181,7 @@ def test_metadata_that_cannot_be_made_leaves_the_outcome(project):
         "flow.py",
         "import atexit, sys\nfrom metaflow import FlowSpec, step\n\nclass BreakingFlow(FlowSpec):\n"
         "    @step\n    def only(self):\n        self.x = 1\n"
-        "        atexit.register(lambda: sys.modules.update({'step_wrapper.metadata': broken}))\n\n"
+        "        atexit.register(lambda: sys.modules.update({'step_wrapper.report.metadata': broken}))\n\n"
         "class Broken:\n    TaskFacts = dict\n    def data_version(self, stored): raise RuntimeError('broken')\n"
         "    def task_metadata(self, facts): raise RuntimeError('broken')\n\nbroken = Broken()\n\n"
         "if __name__ == '__main__':\n    BreakingFlow()\n",

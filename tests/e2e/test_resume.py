@@ -19,7 +19,7 @@ from support import (
     values_of,
 )
 
-from metaflow_pipes.tags import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
 pytestmark = pytest.mark.xdist_group("resume")  # one worker, with one pair of origins
 

@@ -21,7 +21,9 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
-from metaflow_pipes.runtime import executor, step_thread, threads
+from metaflow_pipes.runtime import threads
+from metaflow_pipes.runtime.executors import step_thread
+from metaflow_pipes.runtime.executors import threads as executor
 from step_wrapper import processes
 
 if TYPE_CHECKING:
@@ -235,7 +237,7 @@ def test_next_attempt_waits_for_the_end_of_the_one_before(instance, monkeypatch)
         yield from ()
 
     # what a thread still does when its step is up for retry
-    monkeypatch.setattr("metaflow_pipes.runtime.executor._trigger_hook", slow_to_end)
+    monkeypatch.setattr("metaflow_pipes.runtime.executors.threads._trigger_hook", slow_to_end)
     ATTEMPTS.clear()
     assert run(retried_at_once, instance).success
     assert len(ATTEMPTS) == 3
@@ -454,7 +456,7 @@ def test_thread_that_crashes_fails_its_step_and_loses_no_event_of_others(instanc
             raise RuntimeError("the thread is broken")
         yield from dagster_event_sequence_for_step(context)
 
-    monkeypatch.setattr("metaflow_pipes.runtime.executor.dagster_event_sequence_for_step", crashing)
+    monkeypatch.setattr("metaflow_pipes.runtime.executors.threads.dagster_event_sequence_for_step", crashing)
     result = run(side_by_side, instance)
     assert not result.success
     succeeded = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS).records

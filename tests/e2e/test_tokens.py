@@ -8,7 +8,8 @@ import pytest
 from support import Project, execute, job_of
 
 from metaflow_pipes import CompileError, DagsterCompiler, DeploymentError
-from metaflow_pipes.deployment.deployments import read_deployment, registered
+from metaflow_pipes.deployment.definitions_file import read_deployment
+from metaflow_pipes.deployment.registry import registered
 
 if TYPE_CHECKING:
     import subprocess

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from support import Project, values_of
 
-from metaflow_pipes.deployment.local import _commands
+from metaflow_pipes.runs.local import _commands
 
 if TYPE_CHECKING:
     import subprocess
@@ -197,13 +197,13 @@ def test_run_whose_process_is_killed_has_failed(shell):
 def test_run_all_of_whose_processes_are_killed_has_failed(shell):
     run_id = shell.triggered("slow.py")
     _pid_of_step(shell)
-    _kill("run_worker", run_id)
+    _kill("runs.worker", run_id)
     assert shell.status("slow.py", run_id) == FAILED
 
 
 def test_run_that_dies_before_it_begins_has_failed_within_seconds(shell):
     run_id = shell.triggered("slow.py")
-    _kill("run_worker", run_id)
+    _kill("runs.worker", run_id)
     wait_until(lambda: shell.status("slow.py", run_id) == FAILED, 12)
 
 
@@ -311,8 +311,8 @@ def _kill(what: str, run_id: str) -> None:
     """Kill the processes of a run: what executes it, or (`run_worker`) what watches over that, too."""
     pids = []
     for pid, command in _commands():
-        is_watcher = "run_worker" in command
-        is_meant = what == "run_worker" or not is_watcher
+        is_watcher = "runs.worker" in command
+        is_meant = what == "runs.worker" or not is_watcher
         if is_meant and run_id.removeprefix("dagster-") in command and "execute_run" in command:
             pids.append((not is_watcher, pid))
     assert pids

@@ -17,10 +17,10 @@ import dagster as dg
 import pytest
 from support import Project, execute, failure_description, failures, is_running, job_of, persistent
 
-from metaflow_pipes.deployment.deployments import read_deployment
-from metaflow_pipes.deployment.runs import RunStatus
-from metaflow_pipes.deployment.webserver import Webserver
+from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.runs.service import RunStatus
+from metaflow_pipes.runs.webserver import Webserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metaflow_pipes.model import FlowModel, StepModel
+from metaflow_pipes.compile.model import FlowModel, StepModel
 
 
 def step_model(name: str, *in_steps: str, is_join: bool = False) -> StepModel:

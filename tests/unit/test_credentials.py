@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metaflow_pipes.credentials import looks_like_credential
+from metaflow_pipes.compile.credentials import looks_like_credential
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,12 @@ from hypothesis import strategies as st
 from models import flow_model, step_model
 
 from metaflow_pipes import DeploymentError
-from metaflow_pipes.deployment.deployments import (
-    deployment_of,
-    find_deployment,
-    forget,
-    read_deployment,
-    register,
-    registered,
-)
-from metaflow_pipes.lowering import lower
-from metaflow_pipes.model import FlowModel, JobOptions, ParameterModel
-from metaflow_pipes.rendering import render
+from metaflow_pipes.compile.lowering import lower
+from metaflow_pipes.compile.model import FlowModel, JobOptions, ParameterModel
+from metaflow_pipes.compile.rendering import render
+from metaflow_pipes.deployment.definitions_file import read_deployment
+from metaflow_pipes.deployment.lookup import deployment_of, find_deployment
+from metaflow_pipes.deployment.registry import forget, register, registered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +105,7 @@ def test_values_come_back(tmp_path_factory, default):
 def test_reading_imports_no_dagster(tmp_path):
     path = _write(tmp_path)
     code = (
-        "import sys; from metaflow_pipes.deployment.deployments import read_deployment; "
+        "import sys; from metaflow_pipes.deployment.definitions_file import read_deployment; "
         f"print(read_deployment({str(path)!r}).name); assert not {{'dagster', 'metaflow'}} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "SomeFlow\n"

@@ -32,7 +32,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._grpc.types import ExecuteRunArgs
 
-from metaflow_pipes.runtime.executor import PRELOADED_MODULES
+from metaflow_pipes.runtime.executors.multiprocess import PRELOADED_MODULES
 
 ORIGINS = ["remote_job_origin", "job_code_origin"]
 

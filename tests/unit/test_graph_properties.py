@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from models import flow_model
 from support import job_of
 
-from metaflow_pipes.lowering import lower
-from metaflow_pipes.model import JobOptions, StepModel
-from metaflow_pipes.rendering import render
+from metaflow_pipes.compile.lowering import lower
+from metaflow_pipes.compile.model import JobOptions, StepModel
+from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.runtime import MetaflowPipesClient
 
 if TYPE_CHECKING:

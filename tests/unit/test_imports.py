@@ -20,13 +20,14 @@ def _imported_by(code: str) -> set[str]:
     [
         "import metaflow",
         "import metaflow_pipes",
-        "import metaflow_pipes.deployment.cli",
-        "import metaflow, step_wrapper.decorator, step_wrapper.supervisor, step_wrapper.command, step_wrapper.report",
+        "import metaflow_pipes.cli.group",
+        "import metaflow, step_wrapper.supervisor, step_wrapper.report.report, step_wrapper.step.process",
+        "import metaflow, step_wrapper.step.decorator",
     ],
 )
 def test_metaflows_side_does_not_import_dagster(code):
     imported = _imported_by(code)
-    assert not {"dagster", "jinja2", "metaflow_pipes.runtime", "metaflow_pipes.compiler"} & imported
+    assert not {"dagster", "jinja2", "metaflow_pipes.runtime", "metaflow_pipes.api.compiler"} & imported
 
 
 def test_supervisor_does_not_import_metaflow():

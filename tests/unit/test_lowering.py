@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from models import flow_model, step_model
 
 from metaflow_pipes import CompileError
-from metaflow_pipes.lowering import RESERVED_NAMES, lower, parse_step_env
-from metaflow_pipes.model import FromRunEnvironment, JobOptions, ParameterModel, Reference
+from metaflow_pipes.compile.lowering import lower
+from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference
+from metaflow_pipes.compile.naming import RESERVED_NAMES
+from metaflow_pipes.compile.options import parse_step_env
 
 
 def _names(*steps: str, flow: str = "SomeFlow") -> dict[str, str]:

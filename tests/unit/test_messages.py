@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaflow_pipes.runtime.messages import MAX_MESSAGE_BYTES, MessageReader
+from metaflow_pipes.runtime.client.messages import MAX_MESSAGE_BYTES, MessageReader
 
 
 class Handler:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flow_model, step_model
 
-from metaflow_pipes.lowering import lower
-from metaflow_pipes.model import FromRunEnvironment, JobOptions, ParameterModel
-from metaflow_pipes.rendering import literal, render
+from metaflow_pipes.compile.lowering import lower
+from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel
+from metaflow_pipes.compile.rendering import literal, render
 
 DEFINITIONS = Path("/project/defs.py")
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from metaflow_pipes.deployment.deployments import Deployment
-from metaflow_pipes.deployment.parameters import from_text, run_config, split_run_params
-from metaflow_pipes.deployment.progress import Progress, duration
-from metaflow_pipes.deployment.runs import RunRecord, RunStatus, StepEvent, find_run, reason_of
+from metaflow_pipes.compile.model import ParameterModel
+from metaflow_pipes.deployment.definitions_file import Deployment
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.model import ParameterModel
+from metaflow_pipes.runs.progress import Progress, duration
+from metaflow_pipes.runs.run_config import from_text, run_config, split_run_params
+from metaflow_pipes.runs.service import RunRecord, RunStatus, StepEvent, find_run, reason_of
 
 
 class Service:

@@ -1,0 +1,1 @@
+"""The Python API: the compiler, Metaflow's Deployer, and deployed flows."""

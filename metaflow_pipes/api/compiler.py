@@ -1,0 +1,226 @@
+"""The compiler: the three stages in order, and writing the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaflow_pipes.compile.lowering import lower
+from metaflow_pipes.compile.model import FlowModel, FromRunEnvironment, JobModel, JobOptions
+from metaflow_pipes.compile.options import check_step_env, check_tags
+from metaflow_pipes.compile.rendering import render
+from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token
+from metaflow_pipes.deployment.production_tokens import TokenOptions, resolve_token
+from metaflow_pipes.errors import CompileError
+
+if TYPE_CHECKING:
+    from dagster import EnvVar
+
+
+class CompileWarning(UserWarning):
+    """What a user should know before a definitions file is used: a credential in it, a decorator without effect."""
+
+
+class DagsterCompiler:
+    """Compiles a Metaflow flow into a Dagster definitions file.
+
+    The same as `python flow.py [Metaflow options] dagster create`, from Python. The flow is read in a process of
+    its own, so that nothing of it stays behind in this one.
+
+    Args:
+        flow_file: The path of the flow file.
+        name: The job's name; by default the flow's, with `@project` that of project, branch and flow.
+        tags: Metaflow tags of each run.
+        decospecs: Decorators for every step, as in `run --with`: `["retry:times=2"]`.
+        namespace: The Metaflow namespace of the steps; by default that of the production token.
+        step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the run's environment when
+            a step starts, and only its name is written into the file.
+        max_workers: How many steps run at the same time; by default as many as there are CPUs.
+        executor: `threads`, `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
+        log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
+            level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
+        translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
+        workflow_timeout: How long a run may take, in seconds. It fails when that is over.
+        authorize: The production token of the deployment that this one replaces, if another user has made it.
+        generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
+        new_token: The production token to move the flow to.
+        python: The interpreter that reads the flow; by default this one.
+        top_level: Metaflow's options before its command, with underscores for dashes: `metadata="local"`,
+            `datastore_root="/data"`, `branch="test"`, `production=True`,
+            `config_value=[("settings", {"depth": 3})]`.
+
+    Raises:
+        CompileError: An option can't be used, or the flow file does not exist.
+    """
+
+    def __init__(
+        self,
+        flow_file: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        decospecs: Sequence[str] = (),
+        namespace: str | None = None,
+        step_env: Mapping[str, str | EnvVar] | None = None,
+        max_workers: int | None = None,
+        executor: str = "threads",
+        log_level: str = "warning",
+        translator: str | None = None,
+        workflow_timeout: int | None = None,
+        authorize: str | None = None,
+        generate_new_token: bool = False,
+        new_token: str | None = None,
+        python: str = sys.executable,
+        **top_level: Any,
+    ):
+        self._flow_file = Path(os.path.abspath(flow_file))
+        if not self._flow_file.is_file():
+            raise CompileError(f"There is no flow file {self._flow_file}.")
+        for option, value, type_ in (
+            ("name", name, str),
+            ("max_workers", max_workers, int),
+            ("executor", executor, str),
+            ("log_level", log_level, str),
+            ("translator", translator, str),
+            ("workflow_timeout", workflow_timeout, int),
+            ("authorize", authorize, str),
+            ("generate_new_token", generate_new_token, bool),
+            ("new_token", new_token, str),
+        ):
+            if value is not None and not isinstance(value, type_):
+                raise CompileError(f"{option} is {value!r}, but has to be of type {type_.__name__}.")
+        if not isinstance(step_env or {}, Mapping):
+            raise CompileError(f"step_env is {step_env!r}, but has to be a mapping of names to values.")
+        check_tags(tags)
+        self._options = JobOptions(
+            name=name,
+            tags=tuple(tags),
+            namespace=namespace,
+            step_env=check_step_env({key: _plain(value) for key, value in (step_env or {}).items()}),
+            max_workers=max_workers,
+            executor=executor,
+            log_level=log_level.lower(),
+            translator=translator,
+            workflow_timeout=workflow_timeout,
+        )
+        self._tokens = TokenOptions(authorize, generate_new_token, new_token)
+        self._decospecs = tuple(decospecs)
+        self._python = python
+        self._top_level = _command_line_options(top_level)
+        self._flow: FlowModel | None = None
+
+    def compile(self, definitions_file: str | os.PathLike[str] | None = None) -> str:
+        """Compile the flow.
+
+        Args:
+            definitions_file: Where the text will stand, since the flow's path is written relative to it; by default
+                `<job name, lower case>_dagster.py` in the current directory.
+
+        Returns:
+            The source of the definitions file.
+
+        Raises:
+            CompileError: The flow can't be read, or can't run on Dagster; the message says why.
+            DeploymentError: The file that stands there is another user's deployment, and `authorize` is not its
+                production token.
+        """
+        job = self._job()
+        path = resolve_definitions_file(job, definitions_file)
+        return render(with_token(job, resolve_token(job, path, self._tokens)), path)
+
+    def write(self, definitions_file: str | os.PathLike[str] | None = None) -> Path:
+        """Compile the flow, write the definitions file, whole or not at all, and register it under the job's name.
+
+        Args:
+            definitions_file: The path of the file; the default is that of `compile`.
+
+        Returns:
+            The absolute path of the file.
+
+        Raises:
+            CompileError: As for `compile`; or the file can't be written.
+            DeploymentError: As for `compile`.
+        """
+        deployed = deploy(self._job(), definitions_file, self._tokens)
+        for problem in deployed.problems:
+            warnings.warn(problem, CompileWarning, stacklevel=2)
+        return deployed.deployment.definitions_file
+
+    def _job(self) -> JobModel:
+        if self._flow is None:
+            self._flow = self._read()
+        job = lower(self._flow, self._options)
+        for message in job.warnings:
+            warnings.warn(message, CompileWarning, stacklevel=3)
+        return job
+
+    def _read(self) -> FlowModel:
+        """Stage 1, in a process that runs the flow file as Metaflow does."""
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, "flow.pickle")
+            specs = [f"--with={spec}" for spec in self._decospecs]
+            command = [
+                self._python,
+                str(self._flow_file),
+                *self._top_level,
+                "dagster",
+                "read",
+                *specs,
+                str(model),
+            ]
+            finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            if finished.returncode != 0 or not model.is_file():
+                raise CompileError(f"The flow in {self._flow_file} can't be read:\n{finished.stdout.strip()}")
+            return pickle.loads(model.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
+
+
+def _plain(value: Any) -> str | FromRunEnvironment:
+    """A value of `step_env`, without Dagster's type for references to the run's environment."""
+    # a lookup by name, since importing dagster costs a second, and who gives an EnvVar has done it
+    dagster = sys.modules.get("dagster")
+    if dagster is not None and isinstance(value, dagster.EnvVar):
+        return FromRunEnvironment(value.env_var_name)
+    return value
+
+
+def _command_line_options(options: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as options of Metaflow's command line, as its Runner and Deployer take them."""
+    arguments: list[str] = []
+    for key, value in options.items():
+        option = f"--{'with' if key == 'decospecs' else key.replace('_', '-')}"
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            arguments += _flag(option, is_on=value)
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                arguments += [option, name, _text(item)]
+        else:
+            for item in [value] if isinstance(value, (str, os.PathLike, int, float)) else value:
+                arguments += [option, *map(_text, item)] if isinstance(item, tuple) else [f"{option}={_text(item)}"]
+    return arguments
+
+
+def _flag(option: str, *, is_on: bool) -> list[str]:
+    if is_on:
+        return [option]
+    # of Metaflow's flags, these alone have a negative form and are on by default
+    return [f"--no-{option[2:]}"] if option == "--pylint" else []
+
+
+def _text(value: Any) -> str:
+    return (
+        json.dumps(value)
+        if isinstance(value, (dict, list))
+        else os.fspath(value)
+        if isinstance(value, os.PathLike)
+        else str(value)
+    )

@@ -1,0 +1,77 @@
+"""Metaflow's Deployer API for Dagster: `Deployer("flow.py").dagster().create()`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from metaflow.runner.deployer_impl import DeployerImpl
+
+if TYPE_CHECKING:
+    from metaflow_pipes.api.deployed_flow import DagsterDeployedFlow
+
+
+class DagsterDeployer(DeployerImpl):
+    """Deployer implementation for Dagster.
+
+    Parameters
+    ----------
+    name : str, optional, default None
+        The name of the Dagster job. The flow name is used instead if this option is not specified.
+    """
+
+    TYPE: ClassVar[str | None] = "dagster"
+
+    def __init__(self, deployer_kwargs: dict[str, Any], **kwargs: Any):
+        self._deployer_kwargs = deployer_kwargs
+        super().__init__(**kwargs)
+
+    @property
+    def deployer_kwargs(self) -> dict[str, Any]:
+        """The options of the `dagster` command group."""
+        return self._deployer_kwargs
+
+    @staticmethod
+    def deployed_flow_type() -> type[DagsterDeployedFlow]:
+        """The class of what `create` returns."""
+        from metaflow_pipes.api.deployed_flow import DagsterDeployedFlow
+
+        return DagsterDeployedFlow
+
+    def create(self, **kwargs: Any) -> DagsterDeployedFlow:
+        """Compile the flow into a Dagster definitions file.
+
+        Parameters
+        ----------
+        definitions_file : str, optional, default None
+            The file to write. By default `<job name, lower case>_dagster.py` in the working directory.
+        tags : List[str], optional, default None
+            Annotate each run with these tags.
+        decospecs : List[str], optional, default None
+            Add these decorators to all steps, as by `run --with`.
+        user_namespace : str, optional, default None
+            Change the namespace from the default (production token) to the given tag.
+        authorize : str, optional, default None
+            Authorize using this production token.
+        generate_new_token : bool, optional, default False
+            Generate a new production token for this flow.
+        given_token : str, optional, default None
+            Use the given production token for this flow.
+        step_env : List[str], optional, default None
+            Environment variables for all steps, each `KEY=VALUE`, or `KEY` to take it from the run's environment.
+        max_workers : int, optional, default None
+            How many steps run at the same time.
+        executor : str, optional, default "threads"
+            The job's executor: threads, multiprocess, in_process, or package.module:executor_def.
+        workflow_timeout : int, optional, default None
+            The time limit of each run, in seconds.
+        log_level : str, optional, default "warning"
+            Which records of Python's `logging` Dagster's event log has, too.
+        translator : str, optional, default None
+            The import path MODULE:CLASS of a DagsterMetaflowTranslator.
+
+        Returns:
+        -------
+        DagsterDeployedFlow
+            The deployed flow.
+        """
+        return self._create(self.deployed_flow_type(), **kwargs)  # pyright: ignore[reportReturnType]

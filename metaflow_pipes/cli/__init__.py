@@ -1,0 +1,1 @@
+"""The `dagster` command of every flow."""

@@ -1,0 +1,262 @@
+"""`python flow.py dagster ...`: the command group.
+
+Metaflow may import this module on the way to any command that is not its own, so it imports what its commands
+need only when they run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaflow._vendor import click
+
+from metaflow_pipes.cli.command import Command, DagsterException, definitions_file_option
+from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaflow_pipes.deployment.definitions_file import Deployment
+
+
+def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--with",
+        "decospecs",
+        multiple=True,
+        help="Add a decorator to all steps, as in `run --with`. Can be given several times.",
+    )(command)
+
+
+# `--name` stands here for all commands; they find it in the parent of their context.
+dagster = click.Group(
+    "dagster",
+    help="Commands related to Dagster.",
+    params=[click.Option(["--name"], default=None, help="The name of the Dagster job. [default: the flow's name]")],
+)
+cli = click.Group(commands={"dagster": dagster})
+for command in (trigger, resume, status, list_runs, terminate):
+    dagster.add_command(command)
+
+
+@dagster.command(cls=Command, help="Compile this flow into a Dagster definitions file.")
+@click.argument("definitions_file", required=False, type=click.Path())
+@click.option("--name", default=None, help="The same as --name before `create`.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    help="Annotate each run with the given Metaflow tag. Can be given several times.",
+)
+@_decospecs_option
+@click.option(
+    "--namespace",
+    "user_namespace",
+    default=None,
+    help="The Metaflow namespace of the steps. [default: that of the production token]",
+)
+@click.option(
+    "--step-env",
+    "step_env",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Set an environment variable for all steps; without a value, it is taken from the environment of the "
+    "Dagster run, and only its name is written into the file. Can be given several times.",
+)
+@click.option(
+    "--max-workers",
+    type=int,
+    default=None,
+    help="How many steps run at the same time. [default: the number of CPUs]",
+)
+@click.option(
+    "--executor",
+    default="threads",
+    show_default=True,
+    help="The job's executor: threads, multiprocess, in_process, or package.module:executor_def.",
+)
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    help="Which records of Python's logging in the steps appear in Dagster's event log, too: those of this level and "
+    "above. One of debug, info, warning, error, critical, or off.",
+)
+@click.option(
+    "--translator",
+    default=None,
+    metavar="MODULE:CLASS",
+    help="The import path of a subclass of metaflow_pipes.runtime.DagsterMetaflowTranslator, which says how steps "
+    "become Dagster assets.",
+)
+@click.option(
+    "--workflow-timeout",
+    type=int,
+    default=None,
+    metavar="SECONDS",
+    help="How long a run may take. When that is over, its steps are ended, and it fails. [default: no limit]",
+)
+@click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment that this one replaces; needed once if another user has deployed it.",
+)
+@click.option(
+    "--generate-new-token",
+    is_flag=True,
+    help="Generate a new production token, and so move the runs of the flow to a new namespace.",
+)
+@click.option(
+    "--new-token",
+    "given_token",
+    default=None,
+    metavar="TOKEN",
+    help="Use the given production token, and so move the runs of the flow to its namespace.",
+)
+@click.option(
+    "--deployer-attribute-file",
+    default=None,
+    hidden=True,
+    help="Write what was deployed to this file, as JSON, for Metaflow's Deployer.",
+)
+@click.pass_context
+def create(
+    context: Any,
+    definitions_file: str | None,
+    name: str | None,
+    tags: tuple[str, ...],
+    decospecs: tuple[str, ...],
+    user_namespace: str | None,
+    step_env: tuple[str, ...],
+    max_workers: int | None,
+    executor: str,
+    log_level: str,
+    translator: str | None,
+    workflow_timeout: int | None,
+    authorize: str | None,
+    generate_new_token: bool,
+    given_token: str | None,
+    deployer_attribute_file: str | None,
+) -> None:
+    """Compile the flow: read, lower, render, write."""
+    from metaflow_pipes.compile.lowering import lower
+    from metaflow_pipes.compile.model import JobOptions
+    from metaflow_pipes.compile.options import check_tags, parse_step_env
+    from metaflow_pipes.compile.reader import read_flow
+    from metaflow_pipes.deployment.deploy import deploy
+    from metaflow_pipes.deployment.lookup import chosen_name
+    from metaflow_pipes.deployment.production_tokens import TokenOptions
+
+    obj = context.obj
+    check_tags(tags)
+    options = JobOptions(
+        name=chosen_name(context, name),
+        tags=tags,
+        namespace=user_namespace,
+        step_env=parse_step_env(step_env),
+        max_workers=max_workers,
+        executor=executor,
+        log_level=log_level.lower(),
+        translator=translator,
+        workflow_timeout=workflow_timeout,
+    )
+    job = lower(read_flow(obj, decospecs), options)
+    deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
+    deployment = deployed.deployment
+    if deployer_attribute_file is not None:
+        _write_deployer_attributes(obj, deployment, deployer_attribute_file)
+    path = deployment.definitions_file
+    for warning in (*job.warnings, *deployed.problems):
+        obj.echo_always(f"Warning: {warning}", fg="yellow", highlight=None, no_bold=True)
+    shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    echo = functools.partial(obj.echo, no_bold=True)
+    echo(
+        f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.",
+        fg="green",
+    )
+    echo(f"    dagster dev -f {shown}", nl=True)
+    echo(f"    dagster job execute -f {shown} -j {job.name}")
+    echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
+
+
+@dagster.command(
+    cls=Command, help="Delete the deployment of this flow: its definitions file, and its entry among deployed jobs."
+)
+@click.option(
+    "--authorize",
+    default=None,
+    metavar="TOKEN",
+    help="The production token of the deployment; needed if another user has deployed it.",
+)
+@definitions_file_option
+@click.pass_context
+def delete(context: Any, authorize: str | None, definitions_file: str | None) -> None:
+    """Remove a definitions file whose deployment the user may change."""
+    from metaflow_pipes.deployment.lookup import deployment_of
+    from metaflow_pipes.deployment.production_tokens import check_authorized
+    from metaflow_pipes.deployment.registry import delete
+
+    obj = context.obj
+    deployment = deployment_of(context, definitions_file=definitions_file)
+    check_authorized(deployment, authorize, command="delete", purpose="to delete it")
+    delete(deployment)
+    obj.echo(f"Deleted the Dagster job {deployment.name}: {deployment.definitions_file}", no_bold=True, fg="green")
+    obj.echo(
+        "Runs that are under way are not ended, but can't begin another step where the executor loads the file for "
+        "each, as multiprocess does. Compile the flow again to let them go on.",
+        no_bold=True,
+    )
+
+
+@dagster.command(
+    cls=Command, name="list-jobs", help="List the deployed jobs of this flow: job, flow and definitions file."
+)
+@click.option("--all", "of_all_flows", is_flag=True, help="List the jobs of all flows.")
+@click.pass_obj
+def list_jobs(obj: Any, of_all_flows: bool) -> None:
+    """A line for each job, on stdout, for other programs as well."""
+    from metaflow_pipes.deployment.registry import registered
+
+    deployments = registered(None if of_all_flows else obj.flow.name)
+    rows = sorted(
+        (deployment.name, deployment.flow_name, str(deployment.definitions_file)) for deployment in deployments
+    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        obj.echo(
+            "No job is deployed." if of_all_flows else f"No job of flow {obj.flow.name} is deployed.", no_bold=True
+        )
+
+
+@dagster.command(cls=Command, hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
+@click.argument("model_file", type=click.Path())
+@_decospecs_option
+@click.pass_obj
+def read(obj: Any, model_file: str, decospecs: tuple[str, ...]) -> None:
+    """Stage 1 alone: the other process goes on with stages 2 and 3."""
+    import pickle
+
+    from metaflow_pipes.compile.reader import read_flow
+
+    Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
+
+
+def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> None:
+    """Tell Metaflow's Deployer what was deployed. It reads a pipe, so this is written once, and whole."""
+    attributes = {
+        "name": deployment.name,
+        "flow_name": deployment.flow_name,
+        "metadata": obj.metadata.metadata_str(),
+        "additional_info": {"definitions_file": str(deployment.definitions_file)},
+    }
+    try:
+        Path(file).write_text(json.dumps(attributes), encoding="utf-8")
+    except OSError as error:
+        raise DagsterException(f"--deployer-attribute-file {file} can't be written: {error.strerror}.") from None

@@ -1,0 +1,391 @@
+"""The commands for runs: `trigger`, `resume`, `status`, `list-runs` and `terminate`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaflow import parameters
+from metaflow._vendor import click
+
+from metaflow_pipes.cli.command import (
+    Command,
+    DagsterException,
+    ParameterCommand,
+    definitions_file_option,
+    given_parameters,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.console import Console
+
+    from metaflow_pipes.runs.service import DagsterService, RunRecord
+
+# How wide a table is that no terminal limits.
+TABLE_WIDTH = 200
+
+
+def _url_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--url",
+        envvar="DAGSTER_WEBSERVER_URL",
+        default=None,
+        help="The address of a Dagster webserver: runs are those of its deployment. [default: DAGSTER_WEBSERVER_URL; "
+        "without that, the instance of DAGSTER_HOME on this machine]",
+    )(command)
+
+
+def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--run-param",
+                "run_params",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Set a parameter of the flow. The same as --KEY VALUE. Can be given several times.",
+            ),
+            definitions_file_option,
+            click.option(
+                "--run-id-file", default=None, type=str, help="Write the ID of this run to the file specified."
+            ),
+            click.option(
+                "--wait/--no-wait",
+                default=False,
+                show_default=True,
+                help="Show the run's progress until it ends, and exit with 0 if it succeeds, else with 1.",
+            ),
+            _url_option,
+            click.option(
+                "--deployer-attribute-file", default=None, type=str, hidden=True, help="For Metaflow's Deployer."
+            ),
+            click.option("--parameters-file", default=None, type=str, hidden=True, help="For Metaflow's Deployer."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@parameters.add_custom_parameters(deploy_mode=False)
+@click.command(cls=ParameterCommand, help="Launch a run of the deployed flow.")
+@_launch_options
+@click.pass_context
+def trigger(ctx: Any, **options: Any) -> None:
+    """Launch a run of the deployed flow."""
+    launch = _Launch(ctx, **options)
+    launch.begin({**launch.from_environment(), **launch.given()}, {})
+
+
+@parameters.add_custom_parameters(deploy_mode=False)
+@click.command(
+    cls=ParameterCommand,
+    help="Launch a run that takes over what an earlier one has done, and goes on from there. Tasks that succeeded are "
+    "cloned; with STEP_TO_RERUN, that step and all below it run again. Parameters are those of the earlier run, "
+    "unless they are given.",
+)
+@click.argument("step-to-rerun", required=False)
+@click.option(
+    "--origin-run-id",
+    default=None,
+    help="ID of the run that should be resumed, on Dagster or by Metaflow's own `run`. [default: the last run]",
+)
+@_launch_options
+@click.pass_context
+def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **options: Any) -> None:
+    """Launch a run that goes on from an earlier one."""
+    from metaflow_pipes.runs.origin import Origin
+
+    launch = _Launch(ctx, **options)
+    if step_to_rerun is not None and step_to_rerun not in launch.deployment.steps:
+        steps = ", ".join(launch.deployment.steps)
+        raise DagsterException(
+            f"Flow {launch.deployment.flow_name} has no step {step_to_rerun}. Its steps are: {steps}."
+        )
+    origin = Origin.find(ctx.obj, launch.deployment, launch.service, origin_run_id)
+    given = launch.given()
+    kept = origin.parameters(launch.deployment)
+    # a parameter that the flow did not have then has its default
+    not_kept = [p.name for p in launch.deployment.parameters if p.name in given or p.name not in kept]
+    launch.begin({**kept, **given}, origin.tags(step_to_rerun, not_kept))
+
+
+class _Launch:
+    """The launch of a run by a command.
+
+    Args:
+        ctx: The command's context.
+        options: The options of `_launch_options`.
+    """
+
+    def __init__(
+        self,
+        ctx: Any,
+        *,
+        run_params: tuple[str, ...],
+        definitions_file: str | None,
+        run_id_file: str | None,
+        wait: bool,
+        url: str | None,
+        deployer_attribute_file: str | None,
+        parameters_file: str | None,
+    ):
+        from metaflow_pipes.deployment.lookup import deployment_of
+        from metaflow_pipes.runs.connect import connect
+
+        self._ctx = ctx
+        self._run_params = run_params
+        self._run_id_file = run_id_file
+        self._wait = wait
+        self._url = url
+        self._deployer_attribute_file = deployer_attribute_file
+        self._parameters_file = parameters_file
+        self.deployment = deployment_of(ctx, definitions_file=definitions_file)
+        problem = self.deployment.staleness()
+        if problem is not None:
+            raise DagsterException(problem)
+        if run_id_file is not None and not _is_writable(Path(os.path.abspath(run_id_file))):
+            raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
+        self.service = connect(url)
+
+    def from_environment(self) -> dict[str, Any]:
+        """The parameters that the environment sets, by their names."""
+        from metaflow_pipes.runs.run_config import environment_texts, from_text
+
+        return from_text(self.deployment, environment_texts(self.deployment, os.environ))
+
+    def given(self) -> dict[str, Any]:
+        """The parameters that were given, by their names."""
+        from metaflow_pipes.runs.run_config import from_text, parameter_of, split_run_params
+
+        given = from_text(self.deployment, {**given_parameters(self._ctx), **split_run_params(self._run_params)})
+        if self._parameters_file is not None:
+            given.update(json.loads(Path(self._parameters_file).read_text(encoding="utf-8")))
+        return {parameter_of(self.deployment, name).name: value for name, value in given.items()}
+
+    def begin(self, values: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Launch the run, say which it is, and wait for its end if that was asked for.
+
+        Args:
+            values: The parameters' values.
+            tags: Tags of the Dagster run.
+        """
+        from metaflow_pipes.runs.run_config import run_config
+
+        run = self.service.launch(self.deployment, run_config(self.deployment, values), tags, self._announce)
+        if self._wait:
+            _wait(self._ctx.obj, self.service, run)
+
+    def _announce(self, run: RunRecord) -> None:
+        if self._run_id_file is not None:
+            _write(self._run_id_file, run.metaflow_run_id)
+        if self._deployer_attribute_file is not None:
+            attributes = {
+                "name": self.deployment.name,
+                "metadata": self.deployment.metadata_provider or self._ctx.obj.metadata.metadata_str(),
+                "pathspec": run.pathspec,
+                "dagster_run_id": run.dagster_run_id,
+                "webserver": self._url,
+            }
+            _write(self._deployer_attribute_file, json.dumps(attributes))
+        echo = functools.partial(self._ctx.obj.echo_always, no_bold=True, highlight=None)
+        echo(f"Run of job {self.deployment.name} triggered.", fg="green")
+        echo(f"    Metaflow run:  {run.pathspec}")
+        echo(f"    Dagster run:   {run.dagster_run_id}")
+        echo(f"    Dagster UI:    {self.service.url(run.dagster_run_id)}")
+        command = self.service.ui_command(self.deployment)
+        if command is not None:
+            echo(f"                   once it is open: {command}")
+        folder = self.deployment.working_directory
+        program = shlex.quote(os.path.relpath(self.deployment.flow_file, folder))
+        there = "" if Path.cwd() == folder else f"cd {shlex.quote(str(folder))} && "
+        echo(f"    Logs:          {there}python {program} logs {run.metaflow_run_id}/STEP")
+
+
+@click.command(cls=Command, help="Show how far a run is.")
+@click.argument("run")
+@_url_option
+@click.pass_obj
+def status(obj: Any, run: str, url: str | None) -> None:
+    """Show how far a run is."""
+    from metaflow_pipes.runs.connect import connect
+    from metaflow_pipes.runs.progress import Progress, duration
+    from metaflow_pipes.runs.service import find_run
+
+    service = connect(url)
+    found = find_run(service, obj.flow.name, run)
+    progress = Progress(_steps(obj, found))
+    progress.take(service.events(found.dagster_run_id, None)[0])
+    if found.status.is_finished:
+        progress.finish()
+    console = _console()
+    lines = [
+        ("Status", found.status.value),
+        ("Metaflow run", found.pathspec),
+        ("Dagster run", found.dagster_run_id),
+        ("Dagster UI", service.url(found.dagster_run_id)),
+        ("Started", _local_time(found.started_at)),
+        ("Duration", None if found.duration_seconds is None else duration(found.duration_seconds)),
+    ]
+    for title, value in lines:
+        if value:
+            console.print(f"{title + ':':14} {value}", highlight=False, markup=False)
+    console.print(progress)
+    for step, reason in progress.failures:
+        console.print(f"{step}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+@click.command(cls=Command, name="list-runs", help="List the flow's runs, the latest first.")
+@click.option("--last", type=int, default=20, show_default=True, help="How many runs, at most.")
+@click.option("--successful", is_flag=True, help="Only runs that succeeded.")
+@click.option("--failed", is_flag=True, help="Only runs that failed or were terminated.")
+@click.option("--running", is_flag=True, help="Only runs that have not ended.")
+@_url_option
+@click.pass_obj
+def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool, url: str | None) -> None:
+    """List the flow's runs."""
+    from rich.table import Table
+
+    from metaflow_pipes.names import FLOW_TAG, USER_TAG
+    from metaflow_pipes.runs.connect import connect
+    from metaflow_pipes.runs.progress import duration
+    from metaflow_pipes.runs.service import RunStatus
+
+    statuses = [
+        *([RunStatus.SUCCEEDED] if successful else []),
+        *([RunStatus.FAILED, RunStatus.TERMINATED] if failed else []),
+        *([RunStatus.PENDING, RunStatus.RUNNING] if running else []),
+    ]
+    if last < 1:
+        raise DagsterException(f"--last is {last}, but at least one run has to be asked for.")
+    service = connect(url)
+    runs = service.runs({FLOW_TAG: obj.flow.name}, statuses, last)
+    if not runs:
+        obj.echo_always(f"Flow {obj.flow.name} has no such run on {service}.", no_bold=True, highlight=None)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("RUN", "STATUS", "CREATED", "DURATION", "USER", "JOB"):
+        table.add_column(title, no_wrap=True)
+    for run in runs:
+        seconds = run.duration_seconds
+        table.add_row(
+            run.metaflow_run_id,
+            run.status.value,
+            _local_time(run.created_at),
+            "" if seconds is None else duration(seconds),
+            run.tags.get(USER_TAG, ""),
+            run.job_name,
+        )
+    _console().print(table, highlight=False)
+
+
+@click.command(cls=Command, help="End a run.")
+@click.argument("run")
+@_url_option
+@click.pass_obj
+def terminate(obj: Any, run: str, url: str | None) -> None:
+    """End a run."""
+    from metaflow_pipes.runs.connect import connect
+    from metaflow_pipes.runs.service import end_run, find_run
+
+    service = connect(url)
+    found = find_run(service, obj.flow.name, run)
+    if found.status.is_finished:
+        raise DagsterException(f"Run {found.metaflow_run_id} has ended already: it is {found.status.value}.")
+    ended = end_run(service, found)
+    how = f"{ended.status.value}." if ended.status.is_finished else "being terminated."
+    obj.echo_always(f"Run {found.metaflow_run_id} is {how}", no_bold=True, highlight=None)
+
+
+def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
+    """Show a run until it has ended; one that does not succeed is an error of the command."""
+    try:
+        from metaflow_pipes.runs.progress import duration, watch
+        from metaflow_pipes.runs.service import RunStatus
+
+        ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
+    except KeyboardInterrupt:
+        program = shlex.quote(obj.entrypoint[-1])
+        raise DagsterException(
+            f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: python {program} dagster "
+            f"terminate {run.metaflow_run_id}"
+        ) from None
+    if ended.status is not RunStatus.SUCCEEDED:
+        reasons = "".join(f"\n    {step}: {reason}" for step, reason in failures)
+        raise DagsterException(f"Run {run.pathspec} is {ended.status.value}.{reasons}")
+    seconds = ended.duration_seconds
+    took = "" if seconds is None else f" after {duration(seconds)}"
+    obj.echo_always(f"Run {run.pathspec} succeeded{took}.", fg="green", no_bold=True, highlight=None)
+
+
+def _steps(obj: Any, run: RunRecord) -> dict[str, str | None]:
+    """The ops of the flow's steps, each with that of the foreach whose items it takes, if it takes all of them."""
+    from metaflow_pipes.compile.naming import op_names
+
+    graph = {node.name: node for node in obj.graph}
+    names = op_names(graph, taken={run.job_name})
+    steps: dict[str, str | None] = {}
+    for node in graph.values():
+        parents = node.split_parents[:-1] if node.type == "join" else node.split_parents
+        # the nodes of `num_parallel` are one Dagster step
+        loops = [name for name in parents if graph[name].type == "foreach" and not graph[name].parallel_foreach]
+        takes_all = bool(loops) and not any(
+            _is_way(graph, switch, node.name)
+            for switch in graph
+            if graph[switch].type == "split-switch" and loops[-1] in graph[switch].split_parents
+        )
+        steps[names[node.name]] = names[loops[-1]] if takes_all else None
+    return steps
+
+
+def _is_way(graph: Mapping[str, Any], switch: str, step: str) -> bool:
+    """Whether a switch can go on to a step, and can also pass it by."""
+    exits = [name for name in graph[switch].out_funcs if name != switch]
+    return len({step in _below(graph, name) for name in exits}) == 2
+
+
+def _below(graph: Mapping[str, Any], step: str) -> set[str]:
+    """A step and all that can come behind it."""
+    found, todo = set(), [step]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += graph[name].out_funcs
+    return found
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=TABLE_WIDTH)
+
+
+def _local_time(timestamp: float | None) -> str:
+    return "" if timestamp is None else datetime.fromtimestamp(timestamp).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
+
+
+def _write(path: str, text: str) -> None:
+    """Write a file, whole or not at all; but what is there may be a pipe that somebody reads, or `/dev/stdout`."""
+    from metaflow_pipes.files import replacing
+
+    target = Path(os.path.abspath(path))
+    is_replaceable = not target.is_symlink() and (target.is_file() or not target.exists())
+    is_replaceable = is_replaceable and os.access(target.parent, os.W_OK)
+    try:
+        with replacing(target) if is_replaceable else contextlib.nullcontext(target) as file:
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DagsterException(f"{path} can't be written: {error.strerror}.") from None

@@ -1,0 +1,105 @@
+"""Stage 2: a `FlowModel` becomes a `JobModel`. Pure functions over plain data; all reasoning about graphs."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
+from metaflow_pipes.compile.naming import is_free_identifier, job_name, op_names
+from metaflow_pipes.compile.options import check_log_level, check_workflow_timeout, executor_of, translator_of
+from metaflow_pipes.compile.warnings import credential_warnings, decorator_warnings
+from metaflow_pipes.compile.wiring import wire
+from metaflow_pipes.names import FLOW_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metaflow_pipes.compile.model import FlowModel, StepModel
+    from metaflow_pipes.compile.wiring import Wiring
+
+
+# What Dagster allows in the key of a run tag.
+_NOT_IN_TAG_KEY = re.compile(r"[^A-Za-z0-9_.-]")
+MAX_TAG_KEY_LENGTH = 63
+# By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+
+
+def lower(flow: FlowModel, options: JobOptions) -> JobModel:
+    """Turn a flow into a Dagster job.
+
+    Args:
+        flow: The flow.
+        options: What the user asks for.
+
+    Raises:
+        CompileError: An option can't be used; names it and says what is allowed.
+    """
+    check_log_level(options)
+    check_workflow_timeout(options)
+    name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
+    names = op_names([step.name for step in flow.steps], taken={name})
+    outputs = {
+        step.name: {target: names[target] for target in step.exits}
+        for step in flow.steps
+        if step.kind == "switch" and len(step.exits) > 1
+    }
+    wiring = wire(flow.steps, outputs, names, taken={name})
+    return JobModel(
+        name=name,
+        function=name if is_free_identifier(name) else f"job_{name}",
+        flow=flow,
+        options=options,
+        ops=tuple(_op(flow, step, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        helpers=wiring.helpers,
+        statements=wiring.statements,
+        executor=executor_of(options),
+        translator=translator_of(options),
+        tags=_run_tags(flow, options),
+        warnings=(*decorator_warnings(flow), *credential_warnings(flow, options)),
+    )
+
+
+def _op(flow: FlowModel, step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
+    return OpModel(
+        step=step,
+        name=name,
+        function=f"op_{step.name}",
+        inputs=wiring.inputs[step.name],
+        takes_list=step.name in wiring.list_steps,
+        emits_items=step.name in wiring.item_steps,
+        switch={} if step.region else switch,
+        is_routed=step.name in wiring.routed_steps,
+        collected_by=_collected_by(step, flow),
+        max_retries=step.user_code_retries + step.error_retries,
+        tags=_op_tags(step),
+    )
+
+
+def _collected_by(step: StepModel, flow: FlowModel) -> str | None:
+    """The join that ends the outermost foreach around a step."""
+    if not step.region:
+        return None
+    loop = step.region[0]
+    inside = {other.name for other in flow.steps if other.region[:1] == (loop,)}
+    joins = (other.name for other in flow.steps if not other.region and not inside.isdisjoint(other.in_steps))
+    return next(joins, None)
+
+
+def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
+    """The tags of each run: the flow, its limit, and the Metaflow tags, of which Dagster's have a key and a value.
+
+    `model:linear` becomes `metaflow.tag/model: linear`, and `nightly` becomes `metaflow.tag/nightly: true`.
+    """
+    tags: dict[str, list[str]] = {}
+    for tag in options.tags:
+        name, _, value = tag.partition(":")
+        key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
+        tags.setdefault(f"metaflow.tag/{key}", []).append(value or "true")
+    limit = {} if options.workflow_timeout is None else {MAX_RUNTIME_TAG: str(options.workflow_timeout)}
+    return {FLOW_TAG: flow.name, **limit, **{key: ", ".join(values) for key, values in tags.items()}}
+
+
+def _op_tags(step: StepModel) -> dict[str, str]:
+    return {f"metaflow/{resource}": amount for resource, amount in sorted(step.resources.items())}

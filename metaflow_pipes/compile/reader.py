@@ -1,0 +1,421 @@
+"""Stage 1: Metaflow's live objects become a `FlowModel`. The only stage that knows Metaflow."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from metaflow import current
+from metaflow._vendor import click
+from metaflow.decorators import StepDecorator, _attach_decorators, flow_decorators
+from metaflow.includefile import IncludeFile
+from metaflow.metaflow_config import DEFAULT_DECOSPECS, MAX_ATTEMPTS
+from metaflow.metaflow_config_funcs import config_values
+from metaflow.parameters import DeployTimeField
+from metaflow.plugins.environment_decorator import EnvironmentDecorator
+from metaflow.plugins.parallel_decorator import ParallelDecorator
+from metaflow.plugins.retry_decorator import RetryDecorator
+from metaflow.plugins.timeout_decorator import TimeoutDecorator
+from metaflow.user_configs.config_parameters import dump_config_values
+from metaflow.util import get_username
+
+from metaflow_pipes.compile.credentials import looks_like_credential
+from metaflow_pipes.compile.model import FlowModel, ParameterModel, StepModel
+from metaflow_pipes.errors import CompileError
+
+# The settings of the Metaflow configuration that lead a step to the datastore and the metadata of the flow's
+# other steps. What the local datastore needs is not among them: it is found from the definitions file.
+BAKED_SETTINGS = frozenset(
+    f"METAFLOW_{name}"
+    for name in (
+        "DEFAULT_DATASTORE",
+        "DEFAULT_METADATA",
+        "DEFAULT_AWS_CLIENT_PROVIDER",
+        "DEFAULT_AZURE_CLIENT_PROVIDER",
+        "DEFAULT_GCP_CLIENT_PROVIDER",
+        "DEFAULT_SECRETS_BACKEND_TYPE",
+        "DEFAULT_SECRETS_ROLE",
+        "DATASTORE_SYSROOT_S3",
+        "DATASTORE_SYSROOT_AZURE",
+        "DATASTORE_SYSROOT_GS",
+        "DATATOOLS_SUFFIX",
+        "DATATOOLS_S3ROOT",
+        "DATATOOLS_AZUREROOT",
+        "DATATOOLS_GSROOT",
+        "CARD_S3ROOT",
+        "CARD_AZUREROOT",
+        "CARD_GSROOT",
+        "S3_ENDPOINT_URL",
+        "S3_VERIFY_CERTIFICATE",
+        "S3_SERVER_SIDE_ENCRYPTION",
+        "AZURE_STORAGE_BLOB_SERVICE_ENDPOINT",
+        "SERVICE_URL",
+        "SERVICE_INTERNAL_URL",
+        "SERVICE_VERSION_CHECK",
+        "UI_URL",
+        "AWS_SECRETS_MANAGER_DEFAULT_REGION",
+        "AWS_SECRETS_MANAGER_DEFAULT_ROLE",
+        "GCP_SECRET_MANAGER_PREFIX",
+        "AZURE_KEY_VAULT_PREFIX",
+    )
+)
+# Settings that carry keys, tokens or headers. A step takes them from the run's own environment.
+SECRET_SETTINGS = frozenset(
+    f"METAFLOW_{name}"
+    for name in (
+        "SERVICE_AUTH_KEY",
+        "SERVICE_HEADERS",
+        "DATATOOLS_CLIENT_PARAMS",
+        "DATATOOLS_SESSION_VARS",
+        "AWS_SANDBOX_API_KEY",
+    )
+)
+
+# Decorators of a flow that its deployer or runner acts on, and that do nothing here.
+INERT_DECORATORS = frozenset({"schedule", "trigger", "trigger_on_finish", "exit_hook"})
+
+# How many hexadecimal digits tell the versions of a step's source apart.
+CODE_VERSION_LENGTH = 16
+
+# Decorators that hand the step to another system. Others that do so are found by their `runtime_step_cli` hook.
+REMOTE_DECORATORS = frozenset({"slurm", "nvidia", "nvct", "snowpark", "skypilot", "skypilot_step"})
+
+
+def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
+    """Read the flow of a Metaflow command.
+
+    Args:
+        state: Metaflow's `CliState`, the `obj` of its click context, after `metaflow.cli.start` has run.
+        decospecs: More decorators for every step, as in `run --with`.
+
+    Returns:
+        The flow's model.
+
+    Raises:
+        MetaflowException: The flow fails Metaflow's lint, or a decorator or its use is refused by Metaflow.
+        CompileError: The flow needs something that can't run on Dagster; names flow, step and reason.
+    """
+    _add_decorators(state, decospecs)
+    _check(state)
+    settings, withheld_settings = _settings()
+    file = Path(os.path.abspath(state.entrypoint[-1]))
+    return FlowModel(
+        name=state.flow.name,
+        deployment_name=current.get("project_flow_name") or state.flow.name,
+        is_project=bool(current.get("project_name")),
+        description=inspect.cleandoc(state.flow.__class__.__dict__.get("__doc__") or ""),
+        file=str(file),
+        working_directory=str(Path.cwd()),
+        fingerprint=f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
+        steps=tuple(_read_step(state, name, region) for name, region in _regions(state.graph).items()),
+        parameters=tuple(
+            _read_parameter(state.flow.name, parameter)
+            for _, parameter in state.flow._get_parameters()
+            if not parameter.IS_CONFIG_PARAMETER
+        ),
+        configs=_configs(state),
+        top_level_args=_top_level_args(state, decospecs),
+        datastore=state.flow_datastore.TYPE,
+        datastore_root=_datastore_root(state),
+        settings=settings,
+        withheld_settings=withheld_settings,
+        inert_decorators=tuple(sorted({d.name for d in flow_decorators(state.flow)} & INERT_DECORATORS)),
+        user=username(),
+    )
+
+
+def _check(state: Any) -> None:
+    """Metaflow's own checks, as before each `run`."""
+    try:
+        state.check(state.graph, state.flow, state.environment, pylint=state.pylint)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CompileError(
+            f"Metaflow's checks can't make sense of the graph of flow *{state.flow.name}* "
+            f"({type(error).__name__}: {error}). Does `python {Path(state.entrypoint[-1]).name} check` pass?"
+        ) from None
+
+
+def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
+    """Attach decorators after Metaflow has initialized those of the flow and of its top-level `--with`.
+
+    As those of `run --with`, they come before decorators of the same name from the top level.
+    """
+    if not decospecs:
+        return
+    names = {spec.partition(":")[0] for spec in decospecs}
+    for step in state.flow:
+        step.decorators[:] = [
+            decorator
+            for decorator in step.decorators
+            if decorator.statically_defined or decorator.inserted_by or decorator.name not in names
+        ]
+    known = {id(decorator) for step in state.flow for decorator in step.decorators}
+    _attach_decorators(state.flow, decospecs)
+    state.flow.__class__._init_graph()
+    state.graph = state.flow._graph
+    for step in state.flow:
+        for decorator in [d for d in step.decorators if id(d) not in known]:
+            _refuse_remote(state.flow.name, step.__name__, decorator)
+            try:
+                decorator.external_init()
+                decorator.step_init(
+                    state.flow,
+                    state.graph,
+                    step.__name__,
+                    step.decorators,
+                    state.environment,
+                    state.flow_datastore,
+                    state.logger,
+                )
+            except (TypeError, ValueError, KeyError) as error:
+                spec = next(spec for spec in decospecs if spec.partition(":")[0] == decorator.name)
+                raise CompileError(f"--with {spec}: the decorator does not take these values: {error}") from None
+
+
+def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
+    node = state.graph[name]
+    for decorator in node.decorators:
+        _refuse_remote(state.flow.name, name, decorator)
+    user_code_retries, error_retries = _retries(state.flow.name, name, node.decorators)
+    return StepModel(
+        name=name,
+        is_join=node.type == "join",
+        in_steps=tuple(node.in_funcs),
+        kind=_step_kind(node),
+        out_steps=tuple(dict.fromkeys(node.out_funcs)),
+        region=region,
+        description=inspect.cleandoc(node.doc or ""),
+        environment=_environment(state.flow.name, name, node.decorators),
+        resources=_resources(node.decorators),
+        user_code_retries=user_code_retries,
+        error_retries=error_retries,
+        retry_delay_seconds=_retry_delay_seconds(state.flow.name, name, node.decorators),
+        timeout_seconds=next((d.secs for d in node.decorators if isinstance(d, TimeoutDecorator)), None),
+        code_version=_code_version(getattr(state.flow.__class__, name)),
+    )
+
+
+def _code_version(step: Any) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:CODE_VERSION_LENGTH]
+    except OSError:
+        return None
+
+
+def _step_kind(node: Any) -> Any:
+    if node.parallel_foreach:
+        return "parallel"
+    return {"foreach": "foreach", "split-switch": "switch"}.get(node.type, "plain")
+
+
+def _regions(graph: Any) -> dict[str, tuple[str, ...]]:
+    """The foreach loops around each step, each by its first step, since several foreach steps can share that."""
+    regions: dict[str, tuple[str, ...]] = {}
+    for name in graph.sorted_nodes:
+        node = graph[name]
+        region = regions[node.in_funcs[0]] if node.in_funcs else ()
+        if any(_step_kind(graph[in_step]) == "foreach" for in_step in node.in_funcs):
+            region = (*region, name)
+        elif node.type == "join" and _step_kind(graph[node.split_parents[-1]]) == "foreach":
+            region = region[:-1]
+        regions[name] = region
+    return regions
+
+
+def _refuse_remote(flow: str, step: str, decorator: Any) -> None:
+    changes_launch = any(
+        getattr(type(decorator), hook, None) is not getattr(StepDecorator, hook, None)
+        for hook in ("runtime_step_cli", "runtime_step_cli_ctx")
+    )
+    is_off = getattr(decorator, "disabled", False)
+    if decorator.name in REMOTE_DECORATORS or (
+        changes_launch and not is_off and not isinstance(decorator, (EnvironmentDecorator, ParallelDecorator))
+    ):
+        raise CompileError(
+            f"Step *{step}* of flow *{flow}* has the decorator @{decorator.name}, which is not supported on "
+            "Dagster: it launches the step in an environment or on a system of its own, while metaflow-pipes "
+            "launches it in the Dagster run's. Remove the decorator to compile the flow."
+        )
+
+
+def _retries(flow: str, step: str, decorators: list[Any]) -> tuple[int, int]:
+    """User code retries and error retries, combined as `metaflow.runtime.Task` combines them."""
+    counts = [decorator.step_task_retry_count() for decorator in decorators]
+    if any(count == (None, None) for count in counts):
+        return 0, 0
+    user_code_retries = max((0, *(user for user, _ in counts)))
+    error_retries = max((0, *(error for _, error in counts)))
+    fallback = 1 if error_retries else 0
+    if 1 + user_code_retries + fallback > MAX_ATTEMPTS:
+        raise CompileError(
+            f"Step *{step}* of flow *{flow}* asks for {user_code_retries} retries, but Metaflow holds at most "
+            f"{MAX_ATTEMPTS} attempts of a task (the first one, its retries"
+            f"{', and the fallback of @catch' if fallback else ''}). Lower the `times` of @retry to "
+            f"{MAX_ATTEMPTS - 1 - fallback} or less."
+        )
+    return user_code_retries, min(error_retries, MAX_ATTEMPTS - 1 - user_code_retries)
+
+
+def _retry_delay_seconds(flow: str, step: str, decorators: list[Any]) -> int:
+    for decorator in decorators:
+        if isinstance(decorator, RetryDecorator):
+            minutes = decorator.attributes["minutes_between_retries"]
+            try:
+                return max(0, round(float(minutes) * 60))
+            except (TypeError, ValueError):
+                raise CompileError(
+                    f"Step *{step}* of flow *{flow}*: @retry has minutes_between_retries={minutes!r}, "
+                    "which is not a number."
+                ) from None
+    return 0
+
+
+def _environment(flow: str, step: str, decorators: list[Any]) -> dict[str, str]:
+    """The variables of all `@environment` decorators of a step, the later ones first in rank, as in Metaflow."""
+    merged: dict[str, str] = {}
+    for decorator in decorators:
+        if not isinstance(decorator, EnvironmentDecorator):
+            continue
+        variables = decorator.attributes["vars"]
+        if not hasattr(variables, "items"):
+            raise CompileError(
+                f"Step *{step}* of flow *{flow}*: @environment needs vars={{name: value}}, got {variables!r}."
+            )
+        for key, value in variables.items():
+            where = f"Step *{step}* of flow *{flow}*, @environment variable {key!r}"
+            if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+                raise CompileError(f"{where}: a name must be a non-empty string without '=' and NUL.")
+            if value is not None and not isinstance(value, (str, int, float)):
+                raise CompileError(
+                    f"{where} is a {type(value).__name__}, but environment variables are strings. "
+                    "Use json.dumps(...) for a structured value and json.loads(...) in the step."
+                )
+            if "\0" in str(value):
+                raise CompileError(f"{where}: a value can't hold a NUL character.")
+            merged[key] = str(value)
+    return merged
+
+
+def _resources(decorators: list[Any]) -> dict[str, str]:
+    for decorator in decorators:
+        if decorator.name == "resources":
+            return {key: str(value) for key, value in decorator.attributes.items() if value is not None}
+    return {}
+
+
+def _read_parameter(flow: str, parameter: Any) -> ParameterModel:
+    click_type = click.types.convert_type(parameter.kwargs.get("type"))
+    is_file = isinstance(parameter, IncludeFile)
+    multiple = bool(parameter.kwargs.get("multiple"))
+    default = _default(flow, parameter, click_type, is_file=is_file, multiple=multiple)
+    return ParameterModel(
+        name=parameter.name,
+        kind="file" if is_file else _kind(click_type),
+        multiple=multiple,
+        separator=parameter.separator,
+        required=bool(parameter.kwargs.get("required")),
+        has_default=default is not None,
+        default=default,
+        help=parameter.kwargs.get("help"),
+    )
+
+
+def _kind(click_type: Any) -> str:
+    if click_type.name == "JSON":
+        return "json"
+    # bool before int: click's boolean type is no subclass of its integer type, but be explicit about the order
+    for kind, types in (
+        ("bool", click.types.BoolParamType),
+        ("int", click.types.IntParamType),
+        ("float", click.types.FloatParamType),
+    ):
+        if isinstance(click_type, types):
+            return kind
+    return "str"
+
+
+def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multiple: bool) -> Any:
+    """A parameter's default as a JSON value; deploy-time functions are called, as by Metaflow's deployers."""
+    default = parameter.kwargs.get("default")
+    if isinstance(default, DeployTimeField):
+        # for an IncludeFile, deploy_time=True would upload the file now: each run shall read it anew
+        default = default(deploy_time=not is_file)
+    if default is None or is_file:
+        return default
+    try:
+        if multiple:
+            converted = [click_type.convert(item, None, None) for item in default]
+        elif parameter.separator and not isinstance(default, str):
+            converted = list(default)
+        else:
+            converted = click_type.convert(default, None, None)
+        json.dumps(converted)
+    except (click.UsageError, TypeError, ValueError) as error:
+        raise CompileError(
+            f"Parameter *{parameter.name}* of flow *{flow}* has a default that does not fit its type: {error}"
+        ) from None
+    return converted
+
+
+def _configs(state: Any) -> dict[str, Any]:
+    """The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks."""
+    configs = {}
+    for name, value in dump_config_values(state.flow).get("user_configs", {}).items():
+        try:
+            configs[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError) as error:
+            raise CompileError(
+                f"Config *{name}* of flow *{state.flow.name}* has a value that can't be written as JSON "
+                f"({error}), so it can't be handed to the steps. Let its parser return plain values."
+            ) from None
+    return configs
+
+
+def _top_level_args(state: Any, decospecs: tuple[str, ...]) -> tuple[str, ...]:
+    """Metaflow's own options for each step, as `metaflow.runtime.CLIArgs` passes them on."""
+    options: list[tuple[str, Any]] = [
+        ("metadata", state.metadata.TYPE),
+        ("environment", state.environment.TYPE),
+        ("datastore", state.flow_datastore.TYPE),
+        ("event-logger", state.event_logger.TYPE),
+        ("monitor", state.monitor.TYPE),
+    ]
+    for decorator in flow_decorators(state.flow):
+        options.extend(dict(decorator.get_top_level_options()).items())
+    # the same specs in the same order make the same decorators in each step as here
+    options.extend(("with", spec) for spec in (*decospecs, *state.tl_decospecs, *DEFAULT_DECOSPECS.split()))
+    args: list[str] = []
+    for name, value in options:
+        if value is None or value is False:
+            continue
+        args.append(f"--{name}" if value is True else f"--{name}={value}")
+    return tuple(args)
+
+
+def _datastore_root(state: Any) -> str:
+    root = state.flow_datastore.datastore_root
+    return str(Path(root).resolve()) if state.flow_datastore.TYPE == "local" else root
+
+
+def username() -> str:
+    """Metaflow's user."""
+    return str(get_username() or "dagster")
+
+
+def _settings() -> tuple[dict[str, str], tuple[str, ...]]:
+    """The settings that go into the file, and the names of those in use that must not."""
+    baked: dict[str, str] = {}
+    withheld: list[str] = []
+    for name, value in config_values():
+        if name in SECRET_SETTINGS or (name in BAKED_SETTINGS and looks_like_credential(name, value)):
+            withheld.append(name)
+        elif name in BAKED_SETTINGS:
+            baked[name] = value
+    if current.get("project_name"):
+        # the user's branch of a @project stays that of whoever compiled, as with Metaflow's other schedulers
+        baked["METAFLOW_OWNER"] = os.environ.get("METAFLOW_OWNER") or username()
+    return dict(sorted(baked.items())), tuple(sorted(withheld))

@@ -1,0 +1,341 @@
+"""Stage 3: a `JobModel` becomes the text of a definitions file, through one template."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from metaflow_pipes.compile.model import FlowModel, HelperModel, JobModel, OpModel, ParameterModel
+
+LINE_LENGTH = 110
+
+
+def render(job: JobModel, definitions_file: Path) -> str:
+    """Write a job as Python source.
+
+    Args:
+        job: The job.
+        definitions_file: The absolute path where the text will stand; paths near it become relative to it.
+
+    Returns:
+        The source. The same job and path give the same text.
+    """
+    folder, root = definitions_file.parent, job.flow.datastore_root
+    return _template().render(
+        job=job,
+        flow=job.flow,
+        options=job.options,
+        imports=_imports(job),
+        definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
+        flow_file=_relative(job.flow.file, folder),
+        working_directory=_near(job, job.flow.working_directory, folder),
+        datastore_root=_near(job, root, folder) if job.flow.datastore == "local" else root,
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("metaflow_pipes.compile"),
+        autoescape=False,  # noqa: S701 - the output is Python; every value passes through `literal`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        literal=literal,
+        parameter=_parameter,
+        step=_step,
+        decorator=_decorator,
+        signature=_signature,
+        run_step=_run_step,
+        helper=_helper,
+        statements=_statements,
+    )
+    return environment.get_template("definitions.py.jinja")
+
+
+def _relative(path: str, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _near(job: JobModel, path: str, folder: Path) -> str:
+    """A path inside the folder of the flow or of the definitions moves with them; any other is one fixed place."""
+    moves = any(Path(path).is_relative_to(near) for near in (folder, Path(job.flow.file).parent))
+    return _relative(path, folder) if moves else path
+
+
+def _parameter(parameter: ParameterModel) -> str:
+    arguments = [literal(parameter.name), literal(parameter.kind)]
+    for name, value, plain in (
+        ("multiple", parameter.multiple, False),
+        ("separator", parameter.separator, None),
+        ("required", parameter.required and not parameter.has_default, False),
+        ("help", parameter.help, None),
+    ):
+        if value != plain:
+            arguments.append(f"{name}={literal(value)}")
+    if parameter.has_default:
+        arguments.insert(2, f"default={literal(parameter.default)}")
+    return f"MetaflowParameter({', '.join(arguments)})"
+
+
+def _step(op: OpModel) -> str:
+    """A step of `MetaflowFlow.steps`."""
+    step = op.step
+    arguments = [literal(step.name)]
+    if step.in_steps:
+        arguments.append(literal([*step.in_steps, *([step.name] if step.is_recursive else [])]))
+    for name, value in (
+        ("op", op.name if op.name != step.name else None),
+        ("collected_by", op.collected_by),
+        ("code_version", step.code_version),
+        ("description", step.description or None),
+    ):
+        if value is not None:
+            arguments.append(f"{name}={literal(value)}")
+    return _wrapped("MetaflowStep(", arguments, ")", indent=8, prefix=1)
+
+
+def _imports(job: JobModel) -> str:
+    """The line that imports what the file uses of the runtime."""
+    names = {
+        "MetaflowFlow",
+        "MetaflowPipesClient",
+        "MetaflowStep",
+        *map(_runner, job.ops),
+        *(helper.factory for helper in job.helpers),
+    }
+    if job.flow.parameters:
+        names.add("MetaflowParameter")
+    if job.executor.imported is None and not job.executor.expression.startswith("dg."):
+        names.add(job.executor.expression.partition("(")[0])
+    ordered = sorted(names, key=lambda name: (name.islower(), name))
+    line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
+    return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
+
+
+def _runner(op: OpModel) -> str:
+    """The function of the runtime that runs a step's op."""
+    if op.step.is_recursive:
+        return "run_loop_step"
+    if op.switch:
+        return "run_switch_step"
+    if op.is_routed:
+        return "run_routed_step"
+    if op.emits_items:
+        return "run_foreach_step"
+    return "run_split_step" if op.step.kind in ("foreach", "parallel") else "run_step"
+
+
+def _decorator(op: OpModel, flow: FlowModel) -> str:
+    """The `@dg.op` of a step."""
+    step = op.step
+    arguments = {"name": _flat(op.name)}
+    if step.description:
+        arguments["description"] = f"FLOW[{_flat(step.name)}].description"
+    if op.switch:
+        outs = [f"{_flat(output)}: dg.Out(str, is_required=False)" for output in op.switch.values()]
+        arguments["out"] = _wrapped("{", outs, "}", indent=4, prefix=5)
+    if op.emits_items:
+        arguments["out"] = "dg.DynamicOut(str)"
+    if not op.inputs and flow.parameters:
+        arguments["config_schema"] = "FLOW.config_schema()"
+    if op.max_retries and not step.is_recursive:
+        delay = f", delay={step.retry_delay_seconds}" if step.retry_delay_seconds else ""
+        arguments["retry_policy"] = f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"
+    if op.tags:
+        arguments["tags"] = literal(op.tags, indent=4, prefix=5)
+    return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()], indent=0)
+
+
+def _signature(op: OpModel) -> str:
+    """The head of a step's op."""
+    annotation = "list[str]" if op.takes_list else "str"
+    inputs = [f"{name}: {annotation}" for name in op.inputs]
+    arguments = ["context: dg.OpExecutionContext", "pipes: MetaflowPipesClient", *inputs]
+    ending = "):" if _yields(op) else ") -> str:"
+    return _wrapped(f"def {op.function}(", arguments, ending)
+
+
+def _run_step(op: OpModel) -> str:
+    """The call that runs a step in its op."""
+    step = op.step
+    arguments = ["context", "pipes", "FLOW", _flat(step.name)]
+    if op.inputs:
+        arguments.append(op.inputs[0] if len(op.inputs) == 1 else _wrapped("[", op.inputs, "]", indent=8))
+    if op.switch:
+        arguments.append(f"outputs={literal(op.switch, indent=8, prefix=8)}")
+    if step.is_recursive and op.is_routed:
+        arguments.append("is_routed=True")
+    if step.is_recursive and op.max_retries:
+        arguments.append(f"max_retries={op.max_retries}")
+        if step.retry_delay_seconds:
+            arguments.append(f"retry_delay_seconds={step.retry_delay_seconds}")
+    if step.environment:
+        arguments.append(f"extra_env={literal(step.environment, indent=8, prefix=10)}")
+    if step.user_code_retries:
+        arguments.append(f"user_code_retries={step.user_code_retries}")
+    if step.timeout_seconds is not None:
+        arguments.append(f"timeout_seconds={step.timeout_seconds}")
+    return _call(f"{'yield from' if _yields(op) else 'return'} {_runner(op)}", arguments, indent=4)
+
+
+def _yields(op: OpModel) -> bool:
+    return bool(op.switch) or op.emits_items or op.step.is_recursive
+
+
+def _helper(helper: HelperModel) -> str:
+    """The definition of a helper op."""
+    arguments = [_flat(helper.name)]
+    if helper.depth is not None:
+        arguments.append(f"depth={helper.depth}")
+    if helper.outputs:
+        arguments.append(literal(helper.outputs, indent=4))
+    return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
+
+
+def _statement(statement: Call | Body, used: frozenset[str]) -> str:
+    """A statement of the job's body, at its indentation."""
+    if isinstance(statement, Call):
+        return f"    {_application(statement, used, indent=4)}"
+    returned = [_reference(reference) for reference, _ in statement.results]
+    variables = [variable for _, variable in statement.results]
+    inner = frozenset({reference.variable for reference, _ in statement.results} | _used(statement.calls))
+    mapped = f"{_reference(statement.source)}.map"
+    if len(statement.calls) == 1 and len(returned) == 1:
+        return f"    {variables[0]} = {mapped}({statement.calls[0].function})"
+    mapped = f"{mapped}({statement.function})"
+    return "\n".join(
+        [
+            "",
+            f"    def {statement.function}({statement.item}):",
+            *(f"        {_application(call, inner, indent=8)}" for call in statement.calls),
+            f"        return {_several(returned, indent=8, prefix=7)}",
+            "",
+            f"    {_several(variables, indent=4, prefix=len(mapped) + 3)} = {mapped}",
+        ]
+    )
+
+
+def _several(items: list[str], indent: int, prefix: int) -> str:
+    """One item, or several as a tuple: bare if it fits."""
+    flat = ", ".join(items)
+    if len(flat) + indent + prefix <= LINE_LENGTH:
+        return flat
+    return _wrapped("(", items, ")", indent, prefix)
+
+
+def _application(call: Call, used: frozenset[str], indent: int) -> str:
+    assignment = f"{call.variable} = " if call.variable in used else ""
+    opening = f"{assignment}{call.function}("
+    if len(call.arguments) == 1:
+        return f"{opening}{_argument(call.arguments[0], indent, len(opening) + 1)})"
+    return _wrapped(opening, [_argument(argument, indent + 4) for argument in call.arguments], ")", indent)
+
+
+def _argument(argument: Reference | tuple[Reference, ...], indent: int, prefix: int = 0) -> str:
+    if isinstance(argument, Reference):
+        return _reference(argument)
+    if len(argument) == 1 and argument[0].is_collected:
+        return _reference(argument[0])
+    return _wrapped("[", [_reference(reference) for reference in argument], "]", indent, prefix)
+
+
+def _reference(reference: Reference) -> str:
+    output = f".{reference.output}" if reference.output is not None else ""
+    return f"{reference.variable}{output}{'.collect()' if reference.is_collected else ''}"
+
+
+def _used(calls: Iterable[Call]) -> set[str]:
+    """The variables that calls take."""
+    arguments = [argument for call in calls for argument in call.arguments]
+    return {
+        reference.variable
+        for argument in arguments
+        for reference in ((argument,) if isinstance(argument, Reference) else argument)
+    }
+
+
+def _statements(job: JobModel) -> list[str]:
+    calls = [statement for statement in job.statements if isinstance(statement, Call)]
+    sources = {statement.source.variable for statement in job.statements if isinstance(statement, Body)}
+    used = frozenset(_used(calls) | sources)
+    return [_statement(statement, used) for statement in job.statements]
+
+
+def _call(function: str, arguments: list[str], indent: int) -> str:
+    """A call on one line if it fits, else with an argument a line."""
+    return _wrapped(f"{function}(", arguments, ")", indent)
+
+
+def _wrapped(opening: str, items: Sequence[str], closing: str, indent: int = 0, prefix: int = 0) -> str:
+    """Items between brackets: on one line if they fit, else one a line.
+
+    Args:
+        opening: What stands before the items.
+        items: The items.
+        closing: What stands behind them.
+        indent: The column where the last line starts.
+        prefix: How many more characters stand on the first line.
+    """
+    line = f"{opening}{', '.join(items)}{closing}"
+    if len(line) + indent + prefix <= LINE_LENGTH and "\n" not in line:
+        return line
+    inner = "".join(f"{' ' * (indent + 4)}{item},\n" for item in items)
+    return f"{opening}\n{inner}{' ' * indent}{closing}"
+
+
+def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
+    """A value as a Python literal: on one line if it fits, else an item a line.
+
+    Args:
+        value: Strings, numbers, booleans, None, and lists, tuples and mappings of them.
+        indent: The column where the literal's last line starts.
+        prefix: How many characters stand before the literal on its first line, beyond `indent`.
+    """
+    flat = _flat(value)
+    if len(flat) + indent + prefix <= LINE_LENGTH or not isinstance(value, (dict, list, tuple)) or not value:
+        return flat
+    inner = indent + 4
+    if isinstance(value, dict):
+        items = [f"{_flat(key)}: {literal(item, inner, len(_flat(key)) + 3)}" for key, item in value.items()]
+        opening, closing = "{", "}"
+    else:
+        items = [literal(item, inner, 1) for item in value]
+        opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
+    lines = "".join(f"{' ' * inner}{item},\n" for item in items)
+    return f"{opening}\n{lines}{' ' * indent}{closing}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, FromRunEnvironment):
+        return f"dg.EnvVar({_flat(value.variable)})"
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flat(key)}: {_flat(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flat, value)) + "]"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_flat, value)) + ("," if len(value) == 1 else "") + ")"
+    return repr(value)
+
+
+def _string(value: str) -> str:
+    """A string with double quotes, as formatters write it, unless that needs more escapes."""
+    text = repr(value)
+    if text.startswith("'") and '"' not in text and "\\'" not in text:
+        return f'"{text[1:-1]}"'
+    return text

@@ -1,0 +1,67 @@
+"""The warnings of the compiler: decorators without effect, and values that look like credentials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.compile.credentials import looks_like_credential
+from metaflow_pipes.compile.model import FromRunEnvironment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metaflow_pipes.compile.model import FlowModel, JobOptions
+
+
+def decorator_warnings(flow: FlowModel) -> Iterable[str]:
+    """A sentence for each decorator of a flow that does nothing on Dagster."""
+    for name in flow.inert_decorators:
+        yield (
+            f"@{name} of flow {flow.name} has no effect on Dagster. Attach what it does to the job there: schedules, "
+            "sensors and hooks."
+        )
+
+
+def credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
+    """A sentence for each value that looks like a credential and is about to be written."""
+    advice = (
+        "To keep it out, leave the value to the environment of the Dagster run: `--step-env {name}` (without a "
+        "value), or dagster.EnvVar in DagsterCompiler(step_env=...)."
+    )
+    for name, value in options.step_env.items():
+        if not isinstance(value, FromRunEnvironment) and looks_like_credential(name, value):
+            yield (
+                f"The step_env variable {name} looks like a credential, and its value is written into the "
+                f"definitions file, in METAFLOW_STEP_ENV. {advice.format(name=name)}"
+            )
+    for step in flow.steps:
+        for name, value in step.environment.items():
+            if looks_like_credential(name, value):
+                yield (
+                    f"The @environment variable {name} of step {step.name} looks like a credential, and its value "
+                    f"is written into the definitions file, in extra_env of op_{step.name}. Remove it from "
+                    f"@environment. {advice.format(name=name)}"
+                )
+    for parameter in flow.parameters:
+        if parameter.has_default and looks_like_credential(parameter.name, parameter.default):
+            yield (
+                f"The default of parameter {parameter.name} looks like a credential, and is written into the "
+                "definitions file, in FLOW. Use an environment variable or @secrets in its place."
+            )
+    for config, value in flow.configs.items():
+        for key in _credential_keys(config, value):
+            yield (
+                f"The config value {key} looks like a credential, and is written into the definitions file, in "
+                "FLOW. Use an environment variable or @secrets in its place."
+            )
+
+
+def _credential_keys(path: str, value: object) -> Iterable[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _credential_keys(f"{path}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _credential_keys(path, item)
+    elif looks_like_credential(path.rpartition(".")[2], value):
+        yield path

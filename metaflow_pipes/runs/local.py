@@ -1,0 +1,328 @@
+"""Runs on this machine: a Dagster instance of files, and runs in background processes that outlive who launched them.
+
+No daemon and no webserver is needed. `dagster dev` with the same `DAGSTER_HOME` shows the runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster import DagsterInstance
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
+
+from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.runs.loading import load_job
+from metaflow_pipes.runs.service import (
+    CLONED_METADATA,
+    DEFAULT_HOME,
+    HOME_VARIABLE,
+    RUN_EVENTS,
+    SPLITS_METADATA,
+    STEP_EVENTS,
+    RunRecord,
+    RunStatus,
+    StepEvent,
+    metaflow_run_id,
+    reason_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from metaflow_pipes.deployment.definitions_file import Deployment
+    from metaflow_pipes.runs.service import OnCreated
+
+# Where the background processes' own output goes, within the instance's folder.
+LOG_FOLDER = "metaflow_runs"
+# Where `dagster dev` opens the UI, unless it is told another port.
+DAGSTER_DEV_URL = "http://localhost:3000"
+# A run's processes get this long between being asked to end and being killed. A step has 10 s of it (the client that
+# waits for the step needs some more).
+TERMINATION_SECONDS = 30
+# How long a run can be known before its process is: launching it takes some milliseconds.
+LAUNCH_SECONDS = 5
+_POLL_SECONDS = 0.2
+_EVENT_PAGE = 1000
+
+
+class LocalInstance:
+    """The Dagster instance of a folder.
+
+    Args:
+        home: The folder: `DAGSTER_HOME`, or None for the default one, which is created on first use.
+
+    Raises:
+        DeploymentError: The folder does not exist, or the instance can't be opened.
+    """
+
+    def __init__(self, home: str | None = None):
+        self.home = Path(os.path.abspath(Path(home or DEFAULT_HOME).expanduser()))
+        self._is_default = not home
+        if home:
+            if not self.home.is_dir():
+                raise DeploymentError(
+                    f"DAGSTER_HOME is {home}, but there is no such folder. Create it, or unset DAGSTER_HOME to use "
+                    f"{DEFAULT_HOME}."
+                )
+        else:
+            self.home.mkdir(parents=True, exist_ok=True)
+            (self.home / "dagster.yaml").touch()
+        try:
+            self._instance = DagsterInstance.from_config(str(self.home))
+        except Exception as error:
+            raise DeploymentError(f"The Dagster instance in {self.home} can't be opened: {error}") from error
+
+    def __str__(self) -> str:
+        return f"the Dagster instance in {self.home}"
+
+    def launch(
+        self,
+        deployment: Deployment,
+        run_config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        on_created: OnCreated,
+    ) -> RunRecord:
+        """As `DagsterService.launch`: in a background process, whatever the instance's own run launcher is."""
+        job = dg.build_reconstructable_job(
+            load_job.__module__,
+            load_job.__name__,
+            (str(deployment.definitions_file), deployment.name),  # pyright: ignore[reportArgumentType]
+        )
+        definition = load_job(str(deployment.definitions_file), deployment.name)
+        run_id = str(uuid.uuid4())
+        try:
+            run = self._instance.create_run_for_job(
+                definition,
+                run_id=run_id,
+                run_config=run_config,
+                tags={
+                    **definition.run_tags,
+                    RUN_ID_TAG: metaflow_run_id(run_id),
+                    WORKER_TAG: _worker_name(run_id),
+                    **tags,
+                },
+                job_code_origin=job.get_python_origin(),
+                remote_job_origin=_shown_origin(deployment),
+            )
+        except dg.DagsterInvalidConfigError as error:
+            problems = "\n".join(f"  {problem.message}" for problem in error.errors)
+            raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}") from None
+        try:
+            on_created(_record(run))
+            self._start_worker(run)
+        except BaseException as error:
+            self._instance.report_run_failed(run, f"The run could not be started: {str(error) or type(error).__name__}")
+            raise
+        return _record(run)
+
+    def _start_worker(self, run: dg.DagsterRun) -> None:
+        assert run.job_code_origin is not None
+        command = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()).get_command_args()
+        folder = self.home / LOG_FOLDER
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{run.run_id}.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "metaflow_pipes.runs.worker", run.run_id, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "DAGSTER_HOME": str(self.home)},
+                start_new_session=True,
+            )
+
+    def run(self, dagster_run_id: str) -> RunRecord | None:
+        """As `DagsterService.run`."""
+        record = self._instance.get_run_record_by_id(dagster_run_id)
+        return None if record is None else self._checked(record)
+
+    def runs(self, tags: Mapping[str, str], statuses: Sequence[RunStatus] = (), limit: int = 20) -> list[RunRecord]:
+        """As `DagsterService.runs`."""
+        of_dagster = [dg.DagsterRunStatus(name) for status in statuses for name in status.dagster_statuses]
+        filters = dg.RunsFilter(tags=dict(tags), statuses=of_dagster)
+        return [self._checked(record) for record in self._instance.get_run_records(filters, limit=limit)]
+
+    def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
+        """As `DagsterService.events`."""
+        types = {dg.DagsterEventType[kind] for kind in STEP_EVENTS | RUN_EVENTS}
+        events: list[StepEvent] = []
+        while True:
+            page = self._instance.get_records_for_run(dagster_run_id, cursor, types, _EVENT_PAGE)
+            for record in page.records:
+                event = record.event_log_entry.dagster_event
+                if event is not None:
+                    events.append(_step_event(event, record.timestamp))
+            cursor = page.cursor
+            if not page.has_more:
+                return events, cursor
+
+    def terminate(self, run: RunRecord) -> None:
+        """As `DagsterService.terminate`; returns when the run has ended, if it runs in a background process.
+
+        Raises:
+            DeploymentError: The run is on another host, or can't be reached.
+        """
+        if run.worker_host is None:
+            self._terminate_launched(run)
+        elif run.worker_host != platform.node():
+            raise DeploymentError(f"Run {run.metaflow_run_id} runs on {run.worker_host}. Terminate it there.")
+        else:
+            self._terminate_worker(run)
+
+    def url(self, dagster_run_id: str) -> str:
+        """As `DagsterService.url`, where `dagster dev` shows it by default, if it is open on this instance."""
+        return f"{DAGSTER_DEV_URL}/runs/{dagster_run_id}"
+
+    def ui_command(self, deployment: Deployment) -> str | None:
+        """As `DagsterService.ui_command`."""
+        file = deployment.definitions_file
+        shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        home = DEFAULT_HOME if self._is_default else shlex.quote(str(self.home))
+        return f"{HOME_VARIABLE}={home} dagster dev -f {shlex.quote(str(shown))}"
+
+    def _terminate_launched(self, run: RunRecord) -> None:
+        """End a run that a run launcher of Dagster has launched, from the UI, by a schedule or a sensor."""
+        try:
+            if run.status is RunStatus.PENDING:
+                is_asked = self._instance.run_coordinator.cancel_run(run.dagster_run_id)
+            else:
+                is_asked = self._instance.run_launcher.terminate(run.dagster_run_id)
+        except Exception as error:
+            raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {error}") from error
+        if not is_asked:
+            raise DeploymentError(
+                f"Run {run.metaflow_run_id} can't be terminated: its run worker is not known to this instance. "
+                "A run of `dagster job execute` ends with its command."
+            )
+
+    def _terminate_worker(self, run: RunRecord) -> None:
+        dagster_run = self._instance.get_run_by_id(run.dagster_run_id)
+        assert dagster_run is not None
+        if run.status is RunStatus.PENDING:
+            # no step has begun; and Dagster fails a run that it finds canceling when it starts it
+            while _workers(run.dagster_run_id):
+                _signal_workers(run.dagster_run_id, signal.SIGKILL)
+            if not self._is_finished(run.dagster_run_id):
+                self._instance.report_run_canceled(dagster_run, "The run was terminated before it began.")
+            return
+        self._instance.report_run_canceling(dagster_run)
+        _signal_workers(run.dagster_run_id, signal.SIGTERM)
+        give_up_at = time.monotonic() + TERMINATION_SECONDS
+        while not self._is_finished(run.dagster_run_id):
+            if not _workers(run.dagster_run_id) or time.monotonic() > give_up_at:
+                _signal_workers(run.dagster_run_id, signal.SIGKILL)
+                if not self._is_finished(run.dagster_run_id):
+                    self._instance.report_run_canceled(dagster_run, "The run was terminated.")
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _is_finished(self, dagster_run_id: str) -> bool:
+        run = self._instance.get_run_by_id(dagster_run_id)
+        return run is None or run.is_finished
+
+    def _checked(self, record: dg.RunRecord) -> RunRecord:
+        """A run as it is: one whose processes have all died has failed, whatever the instance has been told."""
+        run = record.dagster_run
+        if not run.is_finished and run.tags.get(WORKER_TAG) == _worker_name(run.run_id) and not _workers(run.run_id):
+            # it may have ended since it was read
+            again = self._instance.get_run_record_by_id(run.run_id)
+            if again is not None and not again.dagster_run.is_finished and _is_abandoned(again):
+                self._instance.report_run_failed(run, "The processes that ran it have died.")
+                again = self._instance.get_run_record_by_id(run.run_id)
+            record = again or record
+        return _record(record.dagster_run, record)
+
+
+def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
+    """Where `dagster dev -f` shows the job, so that its UI counts the run among the job's and re-executes it."""
+    location = RegisteredCodeLocationOrigin(deployment.definitions_file.name)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
+
+
+def _worker_name(dagster_run_id: str) -> str:
+    return f"{platform.node()}/{dagster_run_id}"
+
+
+def _is_abandoned(record: dg.RunRecord) -> bool:
+    """Whether a run without processes can have none to come: its launch is not just going on."""
+    return time.time() - record.create_timestamp.timestamp() > LAUNCH_SECONDS or record.start_time is not None
+
+
+def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord:
+    return RunRecord(
+        dagster_run_id=run.run_id,
+        job_name=run.job_name,
+        status=RunStatus.of(run.status.value),
+        tags=dict(run.tags),
+        is_selection=bool(run.step_keys_to_execute),
+        created_at=None if record is None else record.create_timestamp.timestamp(),
+        started_at=None if record is None else record.start_time,
+        ended_at=None if record is None else record.end_time,
+    )
+
+
+def _step_event(event: Any, timestamp: float) -> StepEvent:
+    kind = event.event_type.name
+    num_splits, is_cloned, message = None, False, None
+    if kind == "STEP_OUTPUT":
+        metadata = event.step_output_data.metadata
+        num_splits = metadata[SPLITS_METADATA].value if SPLITS_METADATA in metadata else None
+        is_cloned = CLONED_METADATA in metadata
+    elif kind in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
+        message = _failure_message(event)
+    elif kind in RUN_EVENTS:
+        error = getattr(event.event_specific_data, "error", None)
+        message = error.message.strip() if error is not None else event.message if kind == "RUN_FAILURE" else None
+    return StepEvent(kind, event.step_key or "", timestamp, num_splits, is_cloned, message)
+
+
+def _failure_message(event: Any) -> str:
+    failure = getattr(event.event_specific_data, "user_failure_data", None)
+    error = event.event_specific_data.error
+    if failure is not None and failure.description:
+        return failure.description
+    # a retry's own error is that of Dagster's request for it
+    innermost = error if error is None or error.cause is None else error.cause
+    return event.message if innermost is None else reason_of(innermost.message)
+
+
+def _workers(dagster_run_id: str) -> list[int]:
+    """The process ids of a run's background processes: of what executes it, and of what watches over that."""
+    return [
+        pid
+        for pid, command in _commands()
+        if dagster_run_id in command and ("execute_run" in command or "runs.worker" in command)
+    ]
+
+
+def _commands() -> Iterator[tuple[int, str]]:
+    """The processes of this machine, each with its command line."""
+    processes = Path("/proc")
+    if (processes / "self" / "cmdline").exists():
+        for entry in processes.glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return
+    listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S607
+    for line in listing.stdout.splitlines():
+        pid, _, command = line.strip().partition(" ")
+        yield int(pid), command
+
+
+def _signal_workers(dagster_run_id: str, number: signal.Signals) -> None:
+    for pid in _workers(dagster_run_id):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,134 @@
+"""The run that a resumed run goes on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metaflow.datastore import FlowDataStore
+from metaflow.datastore.exceptions import DataException
+from metaflow.plugins import DATASTORES
+from metaflow.util import get_latest_run_id
+
+from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.runs.service import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metaflow_pipes.compile.model import ParameterModel
+    from metaflow_pipes.deployment.definitions_file import Deployment
+    from metaflow_pipes.runs.service import DagsterService
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run of a flow, on Dagster or by Metaflow's own runner, that another one goes on from.
+
+    Attributes:
+        run_id: The Metaflow run.
+        artifacts: The datastore of the task that holds its parameters, by the names of the flow's attributes.
+        attributes: The names of the flow's attributes, by those of the parameters.
+    """
+
+    run_id: str
+    artifacts: Any
+    attributes: Mapping[str, str]
+
+    @classmethod
+    def find(cls, state: Any, deployment: Deployment, service: DagsterService, run_id: str | None) -> Origin:
+        """The run that an id means.
+
+        Args:
+            state: Metaflow's `CliState`.
+            deployment: The deployed flow.
+            service: Where its runs on Dagster are.
+            run_id: A Metaflow run id, or what `find_run` takes; None for the latest run.
+
+        Raises:
+            DeploymentError: There is no such run.
+        """
+        flow = deployment.flow_name
+        if run_id is None:
+            run_id = get_latest_run_id(state.echo, flow)
+            if run_id is None:
+                raise DeploymentError(f"Flow {flow} has no latest run here. Name the run to resume by --origin-run-id.")
+        parameters = _parameters_task(deployment, run_id)
+        if parameters is None:
+            where = f"in the {deployment.datastore} datastore {deployment.datastore_root}"
+            try:
+                run_id = find_run(service, flow, run_id).metaflow_run_id
+            except DeploymentError as error:
+                raise DeploymentError(f"There is no run {run_id} of flow {flow} {where}. {error}") from None
+            parameters = _parameters_task(deployment, run_id)
+            if parameters is None:
+                raise DeploymentError(
+                    f"Run {run_id} of flow {flow} has stored nothing {where} that could be resumed. Launch it anew by "
+                    "`trigger`."
+                )
+        attributes = {p.name: attribute for attribute, p in state.flow._get_parameters() if not p.IS_CONFIG_PARAMETER}
+        return cls(run_id, parameters, attributes)
+
+    def parameters(self, deployment: Deployment) -> dict[str, Any]:
+        """The values of its parameters as the run config shows them, as far as that can."""
+        values = {}
+        for parameter in deployment.parameters:
+            attribute = self.attributes.get(parameter.name, parameter.name.replace("-", "_"))
+            if attribute not in self.artifacts:
+                continue
+            is_file = parameter.kind == "file"
+            values[parameter.name] = self._placeholder if is_file else self._shown(parameter, self.artifacts[attribute])
+        return values
+
+    def tags(self, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
+        """The tags that make a Dagster run go on from this one.
+
+        Args:
+            step_to_rerun: The step that runs again, with all below it; None for those only that failed.
+            overridden: The parameters whose values are not this run's, or that it does not have.
+        """
+        tags = {ORIGIN_RUN_ID_TAG: self.run_id}
+        if step_to_rerun is not None:
+            tags[STEP_TO_RERUN_TAG] = step_to_rerun
+        if overridden:
+            tags[OVERRIDDEN_PARAMETERS_TAG] = json.dumps(sorted(overridden))
+        return tags
+
+    def _shown(self, parameter: ParameterModel, value: Any) -> Any:
+        """A value that Dagster's config takes; the run reads what the origin has stored."""
+        types = {"str": str, "int": int, "float": (int, float), "bool": bool}
+        expected = types.get(parameter.kind)
+        if value is None:
+            return None
+        if parameter.multiple or parameter.separator is not None:
+            return list(value) if isinstance(value, (list, tuple)) else value
+        if parameter.kind == "json":
+            return value if _is_json(value) else str(value)
+        if expected is None or not isinstance(value, expected):
+            return self._placeholder
+        return value
+
+    @property
+    def _placeholder(self) -> str:
+        return f"{{as in run {self.run_id}}}"
+
+
+def _parameters_task(deployment: Deployment, run_id: str) -> Any:
+    """The datastore of a run's `_parameters` task, or None if the deployment's datastore has no such run."""
+    storage = next(storage for storage in DATASTORES if deployment.datastore == storage.TYPE)
+    datastore = FlowDataStore(deployment.flow_name, storage_impl=storage, ds_root=deployment.datastore_root)
+    try:
+        tasks = datastore.get_task_datastores(run_id, steps=["_parameters"])
+    except DataException:
+        return None
+    return tasks[-1] if tasks else None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,308 @@
+"""Runs of Metaflow flows on Dagster, wherever they are: what is known of a run, and what can be asked of a Dagster.
+
+Two things keep runs: an instance on this machine (`local`), and a deployment behind a webserver (`webserver`).
+Nothing here imports Dagster.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_TAG, WORKER_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metaflow_pipes.deployment.definitions_file import Deployment
+
+# Where a Dagster is found: its webserver, or else its instance on this machine, and that where no variable names one.
+URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
+HOME_VARIABLE = "DAGSTER_HOME"
+DEFAULT_HOME = "~/.metaflow-pipes/dagster"
+
+# What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
+RUN_ID_PREFIX = "dagster-"
+# How many runs are searched for a prefix.
+MAX_SEARCHED_RUNS = 10_000
+# How long a run that was asked to end is waited for.
+TERMINATION_WAIT_SECONDS = 30
+_POLL_SECONDS = 0.3
+
+# The events of Dagster's log that tell how far a run is.
+STEP_EVENTS = frozenset(
+    {
+        "STEP_START",
+        "STEP_OUTPUT",
+        "STEP_SUCCESS",
+        "STEP_FAILURE",
+        "STEP_SKIPPED",
+        "STEP_UP_FOR_RETRY",
+        "STEP_RESTARTED",
+    }
+)
+# The events that tell why a run fails before, or without, a step of it: what goes wrong, and the failure itself.
+RUN_EVENTS = frozenset({"ENGINE_EVENT", "RUN_FAILURE"})
+# What Dagster calls the end of a step that is ended with its run.
+INTERRUPTION = "DagsterExecutionInterruptedError"
+# The metadata of a foreach step's output that says how many items it has.
+SPLITS_METADATA = "num_splits"
+# The same of a task that a resumed run has cloned: it says from which.
+CLONED_METADATA = "cloned_from"
+
+
+class RunStatus(str, Enum):
+    """The status of a run, as `TriggeredRun.status` and the commands give it."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    TERMINATED = "TERMINATED"
+
+    @classmethod
+    def of(cls, dagster_status: str) -> RunStatus:
+        """The status for that of a Dagster run, such as `STARTED`."""
+        return {
+            "STARTED": cls.RUNNING,
+            "CANCELING": cls.RUNNING,
+            "SUCCESS": cls.SUCCEEDED,
+            "FAILURE": cls.FAILED,
+            "CANCELED": cls.TERMINATED,
+        }.get(dagster_status, cls.PENDING)
+
+    @property
+    def dagster_statuses(self) -> tuple[str, ...]:
+        """The statuses of Dagster runs that it stands for."""
+        return {
+            RunStatus.PENDING: ("QUEUED", "NOT_STARTED", "MANAGED", "STARTING"),
+            RunStatus.RUNNING: ("STARTED", "CANCELING"),
+            RunStatus.SUCCEEDED: ("SUCCESS",),
+            RunStatus.FAILED: ("FAILURE",),
+            RunStatus.TERMINATED: ("CANCELED",),
+        }[self]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended."""
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A Dagster run of a Metaflow flow.
+
+    Attributes:
+        dagster_run_id: Its id in Dagster.
+        job_name: The job.
+        status: How far it is.
+        tags: Its tags in Dagster.
+        is_selection: Whether it executes selected steps only, of a run before it.
+        created_at: When it was created, in seconds since 1970; None if that is not known.
+        started_at: The same of its start, if it has started.
+        ended_at: The same of its end, if it has ended.
+    """
+
+    dagster_run_id: str
+    job_name: str
+    status: RunStatus
+    tags: Mapping[str, str] = field(default_factory=dict)
+    is_selection: bool = False
+    created_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def flow_name(self) -> str:
+        """The name of the Metaflow flow."""
+        return self.tags.get(FLOW_TAG, self.job_name)
+
+    @property
+    def metaflow_run_id(self) -> str:
+        """The id of the Metaflow run; a re-execution from failure has that of the run that it goes on with."""
+        own = metaflow_run_id(self.dagster_run_id)
+        # the UI copies the tags of a run to re-executions that begin anew, too
+        continues = self.is_selection or self.tags.get(RESUME_RETRY_TAG) == "true"
+        return self.tags.get(RUN_ID_TAG, own) if continues else own
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it ran, or has been running; None if it has not started."""
+        if self.started_at is None:
+            return None
+        return (self.ended_at or time.time()) - self.started_at
+
+    @property
+    def worker_host(self) -> str | None:
+        """The host where a background process of `local` runs it; None if a run launcher of Dagster has launched it."""
+        host, _, run_id = self.tags.get(WORKER_TAG, "").rpartition("/")
+        return host if run_id == self.dagster_run_id else None
+
+    @property
+    def pathspec(self) -> str:
+        """The Metaflow run: `Flow/run_id`."""
+        return f"{self.flow_name}/{self.metaflow_run_id}"
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What has happened to a Dagster step, or has gone wrong with the run itself.
+
+    Attributes:
+        kind: One of `STEP_EVENTS` or `RUN_EVENTS`.
+        step_key: The step: `work`, or `work[3]` for the item 3 of a foreach; empty for the run.
+        timestamp: When, in seconds since 1970.
+        num_splits: The number of items that the output of a foreach step has.
+        is_cloned: Whether the output is that of a task that was cloned.
+        message: Why it has failed; of an `ENGINE_EVENT`, None if it is no error.
+    """
+
+    kind: str
+    step_key: str
+    timestamp: float
+    num_splits: int | None = None
+    is_cloned: bool = False
+    message: str | None = None
+
+
+class DagsterService(Protocol):
+    """A Dagster that keeps and runs jobs.
+
+    All methods raise `DeploymentError` if the service can't be asked.
+    """
+
+    def launch(
+        self,
+        deployment: Deployment,
+        run_config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        on_created: OnCreated,
+    ) -> RunRecord:
+        """Begin a run of a deployed job, and return at once.
+
+        Args:
+            deployment: The deployed flow.
+            run_config: Dagster's run config.
+            tags: Tags of the run, beside those of the job.
+            on_created: Is called with the run as soon as its id is known; before its first step, if it runs here.
+        """
+        ...
+
+    def run(self, dagster_run_id: str) -> RunRecord | None:
+        """A run, or None if there is none of that id."""
+        ...
+
+    def runs(self, tags: Mapping[str, str], statuses: Sequence[RunStatus] = (), limit: int = 20) -> list[RunRecord]:
+        """Runs with these tags, the latest first.
+
+        Args:
+            tags: Tags that they have.
+            statuses: Their statuses; empty for any.
+            limit: How many, at most.
+        """
+        ...
+
+    def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
+        """What has happened in a run behind a cursor (None: from its start), and the cursor behind that."""
+        ...
+
+    def terminate(self, run: RunRecord) -> None:
+        """Ask a run to end. Its steps are ended as `docs/reliability.md` says."""
+        ...
+
+    def url(self, dagster_run_id: str) -> str:
+        """The page of a run in the Dagster UI."""
+        ...
+
+    def ui_command(self, deployment: Deployment) -> str | None:
+        """The shell command that opens the Dagster UI; None if it is always open."""
+        ...
+
+
+class OnCreated(Protocol):
+    """What is called with a new run."""
+
+    def __call__(self, run: RunRecord, /) -> None:
+        """Take the run, which has no step yet."""
+        ...
+
+
+def reason_of(message: str) -> str:
+    """Why a step has failed, from Dagster's message of its error."""
+    if INTERRUPTION in message:
+        return "was ended with the run"
+    return message.strip()
+
+
+def metaflow_run_id(dagster_run_id: str) -> str:
+    """The id of the Metaflow run that a Dagster run begins."""
+    return f"{RUN_ID_PREFIX}{dagster_run_id}"
+
+
+def find_run(service: DagsterService, flow_name: str, identifier: str) -> RunRecord:
+    """The run of a flow that an id means; of several re-executions of one Metaflow run, the latest.
+
+    Args:
+        service: Where the run is.
+        flow_name: The flow.
+        identifier: A Metaflow run id, a Dagster run id, the pathspec `Flow/run_id`, or the beginning of an id.
+
+    Returns:
+        The run.
+
+    Raises:
+        DeploymentError: No run of the flow has such an id, or several have.
+    """
+    flow, slash, text = identifier.partition("/")
+    if not slash:
+        text = identifier
+    elif flow != flow_name:
+        raise DeploymentError(f"{identifier} is a run of flow {flow}, but this is the flow {flow_name}.")
+    if not text.strip("-"):
+        raise DeploymentError("The id of a run is missing: give a Metaflow run id, a Dagster run id, or its beginning.")
+    exact = _exact(service, flow_name, text)
+    if exact is not None:
+        return exact
+    found: dict[str, RunRecord] = {}
+    for run in service.runs({FLOW_TAG: flow_name}, limit=MAX_SEARCHED_RUNS):
+        ids = (run.metaflow_run_id, run.dagster_run_id, run.metaflow_run_id.removeprefix(RUN_ID_PREFIX))
+        if any(known.startswith(text) for known in ids):
+            found.setdefault(run.metaflow_run_id, run)
+    if not found:
+        raise DeploymentError(
+            f"Flow {flow_name} has no run {identifier} on {service}. `list-runs` shows those there are."
+        )
+    if len(found) > 1:
+        candidates = ", ".join(list(found)[:5]) + (", ..." if len(found) > 5 else "")
+        raise DeploymentError(f"{identifier} is the beginning of {len(found)} runs of flow {flow_name}: {candidates}.")
+    return next(iter(found.values()))
+
+
+def end_run(service: DagsterService, run: RunRecord) -> RunRecord:
+    """Ask a run to end, and wait until it has.
+
+    Returns:
+        The run as it is then; it has not ended if that takes longer than half a minute.
+
+    Raises:
+        DeploymentError: The run can't be ended.
+    """
+    service.terminate(run)
+    give_up_at = time.monotonic() + TERMINATION_WAIT_SECONDS
+    while True:
+        current = service.run(run.dagster_run_id) or run
+        if current.status.is_finished or time.monotonic() > give_up_at:
+            return current
+        time.sleep(_POLL_SECONDS)
+
+
+def _exact(service: DagsterService, flow_name: str, text: str) -> RunRecord | None:
+    """The run with an id; for a Metaflow run, the latest Dagster run of those that make it up."""
+    for run in service.runs({FLOW_TAG: flow_name, RUN_ID_TAG: text}, limit=MAX_SEARCHED_RUNS):
+        if run.metaflow_run_id == text:
+            return run
+    run = service.run(text.removeprefix(RUN_ID_PREFIX))
+    return run if run is not None and run.flow_name == flow_name else None

@@ -1,0 +1,288 @@
+"""Runs of a Dagster deployment behind a webserver, over its GraphQL API: its ordinary queue and run launcher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.runs.service import (
+    CLONED_METADATA,
+    RUN_EVENTS,
+    SPLITS_METADATA,
+    STEP_EVENTS,
+    URL_VARIABLE,
+    RunRecord,
+    RunStatus,
+    StepEvent,
+    reason_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from metaflow_pipes.deployment.definitions_file import Deployment
+    from metaflow_pipes.runs.service import OnCreated
+
+TIMEOUT_SECONDS = 60
+# How many runs and events an answer holds.
+_RUN_PAGE = 200
+_EVENT_PAGE = 1000
+
+_RUN_FIELDS = """
+    fragment RunFields on Run {
+      runId
+      pipelineName
+      status
+      creationTime
+      startTime
+      endTime
+      tags { key value }
+      stepKeysToExecute
+    }
+"""
+_JOBS = """
+    query Jobs {
+      repositoriesOrError {
+        __typename
+        ... on Error { message }
+        ... on RepositoryConnection { nodes { name location { name } jobs { name } } }
+      }
+    }
+"""
+_LAUNCH = (
+    """
+    mutation Launch($params: ExecutionParams!) {
+      launchRun(executionParams: $params) {
+        __typename
+        ... on Error { message }
+        ... on RunConfigValidationInvalid { errors { message } }
+        ... on LaunchRunSuccess { run { ...RunFields } }
+      }
+    }
+"""
+    + _RUN_FIELDS
+)
+_RUNS = (
+    """
+    query Runs($filter: RunsFilter, $cursor: String, $limit: Int) {
+      runsOrError(filter: $filter, cursor: $cursor, limit: $limit) {
+        __typename
+        ... on Error { message }
+        ... on Runs { results { ...RunFields } }
+      }
+    }
+"""
+    + _RUN_FIELDS
+)
+_EVENTS = """
+    query Events($runId: ID!, $cursor: String, $limit: Int) {
+      logsForRun(runId: $runId, afterCursor: $cursor, limit: $limit) {
+        __typename
+        ... on Error { message }
+        ... on EventConnection {
+          cursor
+          hasMore
+          events {
+            ... on MessageEvent { eventType stepKey timestamp message }
+            ... on ErrorEvent { error { message causes { message } } }
+            ... on ExecutionStepFailureEvent { failureMetadata { description } }
+            ... on ExecutionStepOutputEvent { metadataEntries { label ... on IntMetadataEntry { intValue } } }
+          }
+        }
+      }
+    }
+"""
+_TERMINATE = """
+    mutation Terminate($runId: String!) {
+      terminateRun(runId: $runId, terminatePolicy: SAFE_TERMINATE) {
+        __typename
+        ... on Error { message }
+        ... on TerminateRunFailure { message }
+      }
+    }
+"""
+
+
+class Webserver:
+    """A Dagster deployment behind a webserver.
+
+    Args:
+        url: The webserver's address, as a browser opens it: `https://dagster.example.com`.
+        token: A token for `Dagster-Cloud-Api-Token`, as Dagster+ asks for; None for none.
+    """
+
+    def __init__(self, url: str, token: str | None = None):
+        self._url = url.rstrip("/")
+        if not self._url.startswith(("http://", "https://")):
+            raise DeploymentError(f"{url!r} is no address of a Dagster webserver: it begins with http:// or https://.")
+        self._headers = {"Dagster-Cloud-Api-Token": token} if token else {}
+
+    def __str__(self) -> str:
+        return f"Dagster at {self._url}"
+
+    def launch(
+        self,
+        deployment: Deployment,
+        run_config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        on_created: OnCreated,
+    ) -> RunRecord:
+        """As `DagsterService.launch`: by the deployment's queue and run launcher, from what it has loaded."""
+        params = {
+            "selector": self._selector(deployment),
+            "runConfigData": dict(run_config),
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        }
+        result = self._ask(_LAUNCH, "launchRun", {"params": params})
+        if result["__typename"] == "RunConfigValidationInvalid":
+            problems = "\n".join(f"  {error['message']}" for error in result["errors"])
+            raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}")
+        run = _record(self._expect("LaunchRunSuccess", result)["run"])
+        on_created(run)
+        return run
+
+    def run(self, dagster_run_id: str) -> RunRecord | None:
+        """As `DagsterService.run`."""
+        return next(self._runs({"runIds": [dagster_run_id]}, 1), None)
+
+    def runs(self, tags: Mapping[str, str], statuses: Sequence[RunStatus] = (), limit: int = 20) -> list[RunRecord]:
+        """As `DagsterService.runs`."""
+        of_dagster = [name for status in statuses for name in status.dagster_statuses]
+        filter_: dict[str, Any] = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        return list(self._runs({**filter_, "statuses": of_dagster} if of_dagster else filter_, limit))
+
+    def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
+        """As `DagsterService.events`."""
+        found: list[StepEvent] = []
+        while True:
+            variables = {"runId": dagster_run_id, "cursor": cursor, "limit": _EVENT_PAGE}
+            page = self._expect("EventConnection", self._ask(_EVENTS, "logsForRun", variables))
+            kinds = STEP_EVENTS | RUN_EVENTS
+            found += [_step_event(event) for event in page["events"] if event.get("eventType") in kinds]
+            cursor = page["cursor"]
+            if not page["hasMore"]:
+                return found, cursor
+
+    def terminate(self, run: RunRecord) -> None:
+        """As `DagsterService.terminate`."""
+        result = self._ask(_TERMINATE, "terminateRun", {"runId": run.dagster_run_id})
+        # the run launcher does not know a background process, but that ends the run when it is asked for
+        if result["__typename"] != "TerminateRunSuccess" and run.worker_host is None:
+            raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {result.get('message')}")
+
+    def url(self, dagster_run_id: str) -> str:
+        """As `DagsterService.url`."""
+        return f"{self._url}/runs/{dagster_run_id}"
+
+    def ui_command(self, deployment: Deployment) -> str | None:
+        """As `DagsterService.ui_command`."""
+        del deployment
+        return None
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """The jobs of the deployment, each as its name, its repository and its code location."""
+        repositories = self._expect("RepositoryConnection", self._ask(_JOBS, "repositoriesOrError", {}))["nodes"]
+        return [
+            (job["name"], repository["name"], repository["location"]["name"])
+            for repository in repositories
+            for job in repository["jobs"]
+        ]
+
+    def _selector(self, deployment: Deployment) -> dict[str, str]:
+        places = [(repository, location) for name, repository, location in self.jobs() if name == deployment.name]
+        if not places:
+            raise DeploymentError(
+                f"{self} has no job {deployment.name}. Is {deployment.definitions_file.name} among the files that it "
+                "loads, and has its code location been reloaded since?"
+            )
+        # the file's name is that of its code location, if `dagster dev -f` has loaded it
+        named = [place for place in places if place[1] == deployment.definitions_file.name]
+        if len(places) > 1 and len(named) != 1:
+            locations = ", ".join(location for _, location in places)
+            raise DeploymentError(
+                f"{self} has the job {deployment.name} in several code locations: {locations}. Give the jobs names of "
+                "their own by `create --name`."
+            )
+        repository, location = named[0] if len(named) == 1 else places[0]
+        return {
+            "jobName": deployment.name,
+            "repositoryName": repository,
+            "repositoryLocationName": location,
+        }
+
+    def _runs(self, filter_: Mapping[str, Any], limit: int) -> Iterator[RunRecord]:
+        cursor = None
+        while limit > 0:
+            count = min(limit, _RUN_PAGE)
+            variables = {"filter": filter_, "cursor": cursor, "limit": count}
+            page = self._expect("Runs", self._ask(_RUNS, "runsOrError", variables))["results"]
+            yield from map(_record, page)
+            if len(page) < count:
+                return
+            cursor, limit = page[-1]["runId"], limit - count
+
+    def _ask(self, query: str, field: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            response = requests.post(
+                f"{self._url}/graphql",
+                json={"query": query, "variables": variables},
+                headers=self._headers,
+                timeout=TIMEOUT_SECONDS,
+            )
+            response.raise_for_status()
+            answer = response.json()
+        except requests.JSONDecodeError:
+            raise DeploymentError(f"What answers at {self._url}/graphql is no Dagster webserver.") from None
+        except requests.RequestException as error:
+            response = error.response
+            reason = type(error).__name__ if response is None else f"{response.status_code} {response.reason}"
+            raise DeploymentError(
+                f"{self} can't be reached ({reason}). Is the webserver running there? Its address is that of --url or "
+                f"{URL_VARIABLE}."
+            ) from None
+        if answer.get("errors"):
+            raise DeploymentError(f"{self} answers: {answer['errors'][0].get('message')}")
+        return answer["data"][field]
+
+    def _expect(self, type_: str, result: dict[str, Any]) -> dict[str, Any]:
+        if result["__typename"] != type_:
+            raise DeploymentError(f"{self} answers: {result.get('message') or result['__typename']}")
+        return result
+
+
+def _record(run: Mapping[str, Any]) -> RunRecord:
+    return RunRecord(
+        dagster_run_id=run["runId"],
+        job_name=run["pipelineName"],
+        status=RunStatus.of(run["status"]),
+        tags={tag["key"]: tag["value"] for tag in run["tags"]},
+        is_selection=bool(run["stepKeysToExecute"]),
+        created_at=run["creationTime"],
+        started_at=run["startTime"],
+        ended_at=run["endTime"],
+    )
+
+
+def _step_event(event: Mapping[str, Any]) -> StepEvent:
+    metadata = {entry["label"]: entry.get("intValue") for entry in event.get("metadataEntries", ())}
+    message = None
+    if event["eventType"] in ("STEP_FAILURE", "STEP_UP_FOR_RETRY"):
+        error = event.get("error") or {}
+        innermost = (error.get("causes") or [error])[-1].get("message")
+        described = (event.get("failureMetadata") or {}).get("description")
+        message = described or reason_of(innermost or event["message"])
+    elif event["eventType"] in RUN_EVENTS:
+        error = event.get("error")
+        message = (
+            error["message"].strip() if error else event["message"] if event["eventType"] == "RUN_FAILURE" else None
+        )
+    return StepEvent(
+        kind=event["eventType"],
+        step_key=event["stepKey"] or "",
+        timestamp=float(event["timestamp"]) / 1000,
+        num_splits=metadata.get(SPLITS_METADATA),
+        is_cloned=CLONED_METADATA in metadata,
+        message=message,
+    )

@@ -1,0 +1,269 @@
+"""One attempt of one Metaflow task: what its process is asked for, and what becomes of its report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from metaflow_pipes.names import RUN_ID_TAG, USER_TAG
+from metaflow_pipes.runtime.assets.materializations import passed_on
+from metaflow_pipes.runtime.client.client import exit_code_of
+from metaflow_pipes.runtime.ids import (
+    earlier_ids,
+    item_indices,
+    new_run_id,
+    reexecution_mark,
+    step_key,
+    task_id_of,
+)
+from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
+from metaflow_pipes.runtime.report import no_report, report_of
+from metaflow_pipes.runtime.resume import resumption_of
+from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metaflow_pipes.runtime.client.client import MetaflowPipesClient
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.report import TaskReport
+    from metaflow_pipes.runtime.resume import Resumption
+
+# What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
+CONTROL_ARGUMENT = "--ubf-context=ubf_control"
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the decorators of a step ask for.
+
+    Attributes:
+        extra_env: The variables of the step's `@environment`.
+        user_code_retries: How many retries run the user's code (`@retry`); what comes after is `@catch`'s.
+        timeout_seconds: How long the step's code may run in each attempt (`@timeout`).
+    """
+
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    user_code_retries: int = 0
+    timeout_seconds: int | None = None
+
+
+def run_task(
+    context: dg.OpExecutionContext,
+    pipes: MetaflowPipesClient,
+    flow: MetaflowFlow,
+    step: str,
+    upstream: str | Sequence[str],
+    options: StepOptions,
+    iteration: int | None = None,
+    attempt: int | None = None,
+) -> TaskReport:
+    """Run one attempt of one task to its end.
+
+    Args:
+        context: The op's context.
+        pipes: The client that launches the task.
+        flow: The flow.
+        step: The step's name.
+        upstream: The task before it, or those that it joins, as in `metaflow_pipes.runtime.places`.
+        options: What the step's decorators ask for.
+        iteration: The iteration of a recursive step, from 0.
+        attempt: The attempt, from 0; by default Dagster's retry number.
+
+    Returns:
+        The report of a task that is done.
+
+    Raises:
+        dagster.Failure: The attempt failed; description, metadata and cause say why.
+    """
+    _check_flow_file(context, flow)
+    refuse_late_start(context, flow, step)
+    inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
+    run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
+    _tag_run(context, flow, run_id, is_start=not inputs.paths)
+    number = context.retry_number if attempt is None else attempt
+    resumption = resumption_of(context, flow)
+    task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number, resumption)
+    context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.")
+    report, exit_code = task.launch()
+    if report is None:
+        context.log.warning(
+            f"No report of Metaflow task {task.pathspec} has arrived. What is stored of it is reported."
+        )
+        report, _ = task.launch(ended_with=exit_code)
+    return _outcome(context, flow, report or no_report(task.pathspec, number))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt of one task, ready to be launched."""
+
+    context: dg.OpExecutionContext
+    pipes: MetaflowPipesClient
+    flow: MetaflowFlow
+    step: str
+    options: StepOptions
+    inputs: _Inputs
+    run_id: str
+    iteration: int | None
+    number: int
+    resumption: Resumption | None
+
+    @property
+    def task_id(self) -> str:
+        return task_id_of(self.context, self.step, self.iteration) + self._mark
+
+    @property
+    def pathspec(self) -> str:
+        return f"{self.flow.name}/{self.run_id}/{self.step}/{self.task_id}"
+
+    @property
+    def _mark(self) -> str:
+        return reexecution_mark(self.context.run.run_id, self.run_id)
+
+    def launch(self, ended_with: int | None = None) -> tuple[TaskReport | None, int]:
+        """Run the wrapper to its end, and return its report, if there is one, and its exit code.
+
+        Args:
+            ended_with: The exit code of the process that has run the attempt, if it shall only be reported.
+        """
+        invocation = self.pipes.run(
+            context=self.context,
+            command=[sys.executable, "-m", "step_wrapper", self.pathspec],
+            extras={"metaflow": {**self._extras(), **self._run_limit(ended_with), "ended_with": ended_with}},
+            base_env={**self.flow.environment(os.environ), **self.inputs.environment},
+            # Metaflow's own runner sets these two last as well
+            env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
+            cwd=self.pipes.cwd or self.flow.folder,
+        )
+        own_key = self.flow.asset_key(self.step)
+        for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
+            self.context.log_event(materialization)
+        return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
+
+    def _run_limit(self, ended_with: int | None) -> dict[str, Any]:
+        """The run's time limit, as `step_wrapper.launch.Launch` reads it. There is always time to report."""
+        if self.flow.workflow_timeout_seconds is None or ended_with is not None:
+            return {}
+        left = run_seconds_left(self.context, self.flow)
+        return {"run_limit_seconds": self.flow.workflow_timeout_seconds, "run_seconds_left": left}
+
+    def _extras(self) -> dict[str, Any]:
+        """What `step_wrapper.launch.Launch` reads."""
+        flow, inputs, resumption = self.flow, self.inputs, self.resumption
+        parameters_id = f"parameters{self._mark}"
+        input_paths = inputs.paths or [f"{self.run_id}/_parameters/{parameters_id}"]
+        retries = self.options.user_code_retries
+        command = flow.step_command(self.step, self.run_id, self.task_id, input_paths, self.number, retries)
+        origin: list[str] = [] if resumption is None else [f"--clone-run-id={resumption.origin_run_id}"]
+        config = self.context.op_config or {}
+        given = None if resumption is None else resumption.overridden_parameters
+        init = None if inputs.paths else flow.init_command(self.run_id, parameters_id, config, given)
+        is_loop = self.iteration is not None
+        return {
+            "flow": flow.name,
+            "run_id": self.run_id,
+            "step": self.step,
+            "task_id": self.task_id,
+            "attempt": self.number,
+            "command": [*command, *inputs.arguments, *origin],
+            "init": init,
+            "configs": flow.configs,
+            "datastore": flow.datastore,
+            "datastore_root": flow.root,
+            "timeout_seconds": self.options.timeout_seconds,
+            "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
+            "indices": item_indices(self.context),
+            "iteration": self.iteration,
+            "done_as": earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
+            "asset_key": flow.asset_key(self.step).to_escaped_user_string(),
+            "step_key": step_key(self.context),
+            "resumption": None if resumption is None else asdict(resumption),
+        }
+
+
+def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[bool, str | None]:
+    """Whether an attempt that failed is the last one, and why, if that is the run's time limit."""
+    policy = context.job_def.get_retry_policy_for_handle(context.op_handle)
+    if policy is None:
+        return False, None
+    if context.retry_number >= policy.max_retries:
+        return True, None
+    too_late = too_late_to_retry(context, flow, policy.delay or 0)
+    return too_late is not None, too_late
+
+
+def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
+    """Tell the event log how an attempt has ended, and raise if it failed."""
+    if report.failure is not None:
+        logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
+        is_last, because = _last_attempt(context, flow)
+        raise dg.Failure(
+            f"{report.failure.description}\n{because}" if because else report.failure.description,
+            metadata=report.failure_metadata(logs),
+            # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
+            allow_retries=report.failure.allow_retries and not is_last,
+        ) from report.failure.exception
+    if report.cloned_from is not None:
+        context.log.info(f"Metaflow task {report.pathspec} is cloned from {report.cloned_from}: it does not run.")
+    elif report.is_cached:
+        context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")
+    else:
+        context.log.info(f"Metaflow task {report.pathspec} finished after {report.duration_seconds:.1f} s.")
+    return report
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The tasks that a task takes, and what Metaflow must be told about them."""
+
+    paths: list[str]
+    arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, upstream: list[str]) -> _Inputs:
+        if len(upstream) == 1 and (item := parse_item(upstream[0])) is not None:
+            path, index = item
+            if index is not None:
+                return cls([path], [f"--split-index={index}"])
+            return cls([path], [CONTROL_ARGUMENT], _control_environment())
+        if len(upstream) == 1 and is_split(upstream[0]):
+            path, size = parse_split(upstream[0])
+            # as `metaflow.plugins.parallel_decorator` asks of the runner
+            arguments = [CONTROL_ARGUMENT, "--split-index=0", f"--num-parallel={size}"]
+            return cls([path], arguments, _control_environment())
+        return cls(tasks_of(upstream), [])
+
+
+def _control_environment() -> dict[str, str]:
+    """What a control task needs, since Metaflow starts its workers with the first `python` of the PATH."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return {"PATH": os.pathsep.join(folders)}
+
+
+def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None:
+    problem = flow.staleness()
+    if problem is None:
+        return
+    if not flow.path.is_file():
+        raise dg.Failure(problem, allow_retries=False)
+    context.log.warning(problem)
+
+
+def _tag_run(context: dg.OpExecutionContext, flow: MetaflowFlow, run_id: str, *, is_start: bool) -> None:
+    """Let the Dagster run say which Metaflow run it is, and whose: a run can be found by its tags.
+
+    The start step knows first. A re-execution may begin elsewhere, with the tags of the run that it goes on with.
+    """
+    if is_start or context.run.parent_run_id is not None:
+        tags: dict[str, Any] = {RUN_ID_TAG: run_id, USER_TAG: flow.user_in(os.environ)}
+        if any(context.run.tags.get(name) != value for name, value in tags.items()):
+            context.instance.add_run_tags(context.run_id, tags)

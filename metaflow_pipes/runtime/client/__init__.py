@@ -1,0 +1,1 @@
+"""The Pipes client that launches the processes of Metaflow tasks."""

@@ -1,0 +1,169 @@
+"""The Pipes client that launches Metaflow tasks: a supervised process, ended with the op that waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster import open_pipes_session
+
+from metaflow_pipes.runtime.client import orphans
+from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
+from metaflow_pipes.runtime.executors import step_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dagster import AssetExecutionContext, OpExecutionContext, PipesClientCompletedInvocation
+    from dagster_pipes import PipesExtras
+
+# The supervisor gives the step 10 s to end itself, and then needs a moment to end it and to save its logs.
+TERMINATION_TIMEOUT_SECONDS = 14
+
+# The entry of an invocation's metadata for an exit code that is not 0.
+EXIT_CODE = "exit_code"
+
+
+class MetaflowPipesClient(dg.PipesSubprocessClient):
+    """Launches the processes of Metaflow tasks, with the environment variables of all steps.
+
+    It differs from `dagster.PipesSubprocessClient` in three ways. The process is a session of its own and reads
+    a pipe that this client holds, so that it notices the end of the op, whatever the reason. When the op is
+    interrupted, the process is asked to end, and killed if it doesn't. And the process's exit code is left to the
+    caller, because a task's outcome is what Metaflow's datastore says it is.
+
+    Args:
+        env: Environment variables of all steps (`step_env`). A `dagster.EnvVar` is looked up in the environment of
+            the run when a step starts.
+        cwd: The working directory of the steps; by default where the flow was compiled.
+        context_injector: As for `dagster.PipesSubprocessClient`; by default one by a private file.
+        message_reader: As for `dagster.PipesSubprocessClient`; by default one that no message can stop. Both
+            defaults are in `metaflow_pipes.runtime.client.messages`.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        context_injector: dg.PipesContextInjector | None = None,
+        message_reader: dg.PipesMessageReader | None = None,
+    ):
+        super().__init__(
+            env=env,
+            cwd=cwd,
+            context_injector=context_injector or ContextInjector(),
+            message_reader=message_reader or MessageReader(),
+            termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS,
+        )
+
+    def run(
+        self,
+        *,
+        context: OpExecutionContext | AssetExecutionContext,
+        extras: PipesExtras | None = None,
+        command: str | Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        base_env: Mapping[str, str] | None = None,
+    ) -> PipesClientCompletedInvocation:
+        """Run a process in a Pipes session and wait for its end.
+
+        Args:
+            context: The context of the op.
+            extras: Data for the process, as JSON.
+            command: The command.
+            env: Variables of this process; they rank above those of the client.
+            cwd: The working directory.
+            base_env: Variables that rank below those of the client, and above the run's environment.
+
+        Returns:
+            What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata.
+
+        Raises:
+            dagster.Failure: A variable of the run's environment that `env` names is not set.
+        """
+        environment = {**os.environ, **(base_env or {}), **_resolve(self.env), **_resolve(env or {})}
+        with open_pipes_session(
+            context=context,
+            context_injector=self.context_injector,
+            message_reader=self.message_reader,
+            extras=extras,
+        ) as session:
+            bootstrap = session.get_bootstrap_env_vars()
+            environment.update(bootstrap)
+            orphans.end_with_run_worker()
+            with (
+                self._supervised(command, environment, cwd or self.cwd) as process,
+                step_thread.current().waits_for(process),
+            ):
+                exit_code = process.wait()
+            if exit_code < 0:
+                count = orphans.kill_orphans(process.pid, bootstrap)
+                context.log.warning(
+                    f"The supervisor of the step's process was killed by signal {-exit_code}"
+                    + (f", and {count} process(es) that it left behind have been killed." if count else ".")
+                )
+        return dg.PipesClientCompletedInvocation(session, {EXIT_CODE: exit_code} if exit_code else None)
+
+    @contextlib.contextmanager
+    def _supervised(
+        self, command: str | Sequence[str], environment: Mapping[str, str], cwd: str | None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Launch a process that ends no later than this context.
+
+        Its standard input is the lifeline: nothing is ever written, and it ends when this process does.
+        """
+        thread = step_thread.current()
+        thread.check()
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=thread.stdout,
+            stderr=thread.stderr,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                self._end(process)
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(timeout=self.termination_timeout_seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def exit_code_of(invocation: dg.PipesClientCompletedInvocation) -> int:
+    """The exit code of a process that has ended; a negative number is the signal that killed it."""
+    value = invocation.metadata.get(EXIT_CODE)
+    return value.value if isinstance(value, dg.IntMetadataValue) and value.value is not None else 0
+
+
+def _resolve(env: Mapping[str, str]) -> dict[str, str]:
+    resolved: dict[str, str] = {}
+    for name, value in env.items():
+        if isinstance(value, dg.EnvVar):
+            found = os.environ.get(value.env_var_name)
+            if found is None:
+                raise dg.Failure(
+                    f"The step's environment variable {name} is to be taken from {value.env_var_name} of the Dagster "
+                    f"run's environment, but {value.env_var_name} is not set there. Set it where the run is executed.",
+                    allow_retries=False,
+                )
+            resolved[name] = found
+        else:
+            resolved[name] = value
+    return resolved

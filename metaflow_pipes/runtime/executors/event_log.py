@@ -1,0 +1,84 @@
+"""Connections to the event log of a run, which stay open while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dagster as dg
+    from sqlalchemy.engine import Connection, Engine
+
+
+@contextlib.contextmanager
+def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Keep the connections to the event log open, if that is in files of SQLite, as long as the context is open."""
+    storage = instance.event_log_storage
+    # another run of this process may keep them open already
+    if not isinstance(storage, SqliteEventLogStorage) or "_connect" in vars(storage):
+        yield
+        return
+    kept = _KeptConnections(storage)
+    storage._connect = kept.connect
+    try:
+        yield
+    finally:
+        del storage._connect
+        kept.close()
+
+
+class _KeptConnections:
+    """Connections to the databases of Dagster's SQLite event log.
+
+    For each event, Dagster makes an engine and a connection. That compiles the statement anew, and at the end of the
+    only connection SQLite clears its write-ahead log away: three quarters of the 2 ms that an event takes.
+
+    Args:
+        storage: The event log.
+    """
+
+    def __init__(self, storage: SqliteEventLogStorage):
+        self._storage = storage
+        self._engines: dict[str, Engine] = {}
+
+    @contextlib.contextmanager
+    def connect(self, shard: str) -> Iterator[Connection]:
+        """What `SqliteEventLogStorage._connect` does.
+
+        Args:
+            shard: The run whose database is meant, or the name of another database.
+        """
+        if shard not in self._storage._initialized_dbs:
+            with SqliteEventLogStorage._connect(self._storage, shard) as connection:
+                yield connection
+            return
+        with self._storage._db_lock:
+            if shard not in self._engines:
+                self._engines[shard] = create_engine(
+                    self._storage.conn_string_for_shard(shard),
+                    poolclass=StaticPool,
+                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+                )
+            with self._engines[shard].connect() as connection:
+                sqlite: Any = connection.connection.driver_connection
+                changes = sqlite.total_changes
+                with connection.begin():
+                    yield connection
+                if sqlite.total_changes != changes:
+                    # the UI watches the database's file, which would only be written to once in a while
+                    with contextlib.suppress(OSError):
+                        os.utime(self._storage.path_for_shard(shard))
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._storage._db_lock:
+            for engine in self._engines.values():
+                engine.dispose()

@@ -1,0 +1,293 @@
+"""The threads executor: ops run in threads of the run's process, since they only wait.
+
+It uses Dagster's private modules: an executor that runs steps side by side needs what Dagster's own
+are made of. `tests/unit/test_executor_internals.py` pins what that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.events import EngineEventData
+from dagster._core.execution.api import ExecuteRunWithPlanIterable
+from dagster._core.execution.context_creation_job import PlanExecutionContextManager
+from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_event_sequence_for_step
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.retries import RetryMode
+
+from metaflow_pipes.runtime.client.client import TERMINATION_TIMEOUT_SECONDS
+from metaflow_pipes.runtime.executors.compute_logs import compute_logs, described
+from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
+from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
+from metaflow_pipes.runtime.executors.step_thread import StepThread, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster._core.execution.context.system import (
+        PlanExecutionContext,
+        PlanOrchestrationContext,
+        StepExecutionContext,
+    )
+    from dagster._core.execution.plan.plan import ExecutionPlan
+    from dagster._core.execution.plan.step import ExecutionStep
+
+# How often an executor that waits for its steps looks for an interrupt.
+POLL_SECONDS = 0.2
+
+
+def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
+    """An executor that runs ops in threads of the run's process.
+
+    An op of Metaflow only waits for its step's process, and needs no process of its own for that. What a step's process
+    prints goes to the compute log of its Dagster step.
+
+    Args:
+        max_concurrent: How many ops run at the same time; None is the number of CPUs (`available_cpus`). The run
+            config `execution: {config: {max_concurrent: 4}}` overrides it. An op whose process has ended, and that has
+            only its events left to write, no longer counts.
+    """
+
+    @dg.executor(name="threads", config_schema=config_schema(max_concurrent))
+    def threads_executor(context: dg.InitExecutorContext) -> ThreadsExecutor:
+        config: Any = context.executor_config
+        limit = config["max_concurrent"] or available_cpus()
+        if limit < 1:
+            raise dg.DagsterInvalidConfigError(
+                f"max_concurrent of the threads executor is {limit}, but at least one step must be able to run.",
+                [],
+                config,
+            )
+        return ThreadsExecutor(
+            retries=RetryMode.from_config(config["retries"]) or RetryMode.ENABLED,
+            max_concurrent=limit,
+            tag_concurrency_limits=config.get("tag_concurrency_limits"),
+        )
+
+    return threads_executor
+
+
+class ThreadsExecutor(dg.Executor):
+    """Runs steps in threads of this process.
+
+    Args:
+        retries: What becomes of ops that ask for a retry.
+        max_concurrent: How many steps run at the same time.
+        tag_concurrency_limits: How many of those with certain tags, as Dagster's multiprocess executor takes it.
+    """
+
+    def __init__(
+        self, retries: RetryMode, max_concurrent: int, tag_concurrency_limits: list[dict[str, Any]] | None = None
+    ):
+        self._retries = retries
+        self._max_concurrent = max_concurrent
+        self._tag_concurrency_limits = tag_concurrency_limits
+
+    @property
+    def retries(self) -> RetryMode:
+        """What becomes of ops that ask for a retry."""
+        return self._retries
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[dg.DagsterEvent]:
+        """Execute a plan, as Dagster asks an executor to."""
+        where = EngineEventData.in_process(os.getpid(), execution_plan.step_keys_to_execute)
+        yield dg.DagsterEvent.engine_event(plan_context, f"Executing steps in threads (pid: {os.getpid()})", where)
+        with event_log_kept_open(plan_context.instance):
+            yield from ExecuteRunWithPlanIterable(
+                execution_plan=execution_plan,
+                iterator=self._run_steps,
+                execution_context_manager=PlanExecutionContextManager(
+                    job=plan_context.job,
+                    retry_mode=plan_context.retry_mode,
+                    execution_plan=execution_plan,
+                    run_config=plan_context.run_config,
+                    dagster_run=plan_context.dagster_run,
+                    instance=plan_context.instance,
+                    raise_on_error=plan_context.raise_on_error,
+                    output_capture=plan_context.output_capture,
+                    step_dependency_config=self.step_dependency_config,
+                ),
+            )
+        yield dg.DagsterEvent.engine_event(plan_context, f"Finished steps in threads (pid: {os.getpid()})", where)
+
+    def _run_steps(self, job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -> Iterator[dg.DagsterEvent]:
+        """Run the steps of a plan, with resources that are there already, and yield the events of all of them."""
+        context = job_context
+        with (
+            InstanceConcurrencyContext(context.instance, context.dagster_run) as concurrency,
+            execution_plan.start(
+                retry_mode=self._retries,
+                tag_concurrency_limits=self._tag_concurrency_limits,
+                instance_concurrency_context=concurrency,
+                step_dependency_config=self.step_dependency_config,
+            ) as active,
+        ):
+            steps = _Steps(context)
+            retries: dict[str, dg.DagsterEvent] = {}
+            error: BaseException | None = None
+            kill_at = math.inf
+            try:
+                while steps.are_running or not (error is not None or active.is_complete):
+                    if error is None and active.check_for_interrupts():
+                        yield dg.DagsterEvent.engine_event(
+                            context,
+                            "Threads executor: received termination signal - ending the running steps",
+                            EngineEventData.interrupted(steps.keys),
+                        )
+                        active.mark_interrupted()
+                        error = dg.DagsterExecutionInterruptedError()
+                        steps.end()
+                        kill_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
+                    if time.monotonic() > kill_at:
+                        steps.kill()
+                        kill_at = math.inf
+                    if error is None:
+                        for step in active.get_steps_to_execute(limit=self._max_concurrent - steps.busy_count):
+                            steps.start(step, context.for_step(step, active.get_known_state()))
+                        yield from active.concurrency_event_iterator(context)
+                    for news in steps.news(_seconds_to_wait(active)):
+                        if news.event is not None:
+                            yield news.event
+                            if news.event.is_step_up_for_retry:
+                                retries[news.step.key] = news.event
+                            else:
+                                active.handle_event(news.event)
+                        if news.error is not None and context.raise_on_error and error is None:
+                            error = news.error
+                            steps.end()
+                            kill_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
+                        if news.is_end:
+                            # not earlier: the next attempt has the same key
+                            if news.step.key in retries:
+                                active.handle_event(retries.pop(news.step.key))
+                            yield from self._ended(active, context, news)
+                    if error is None:
+                        # skipped steps; and dynamic outputs become steps, without which the plan would seem complete
+                        yield from active.plan_events_iterator(context)
+            finally:
+                steps.end()
+                steps.wait()
+            if error is not None:
+                raise error
+
+    def _ended(self, active: Any, context: PlanExecutionContext, news: _News) -> Iterator[dg.DagsterEvent]:
+        """Take the end of a step's thread; one that has left no outcome has failed."""
+        key = news.step.key
+        if key in active._in_flight and news.error is not None and not context.raise_on_error:
+            step_context = context.for_step(news.step, active.get_known_state())
+            event = self.log_failure_or_retry_event_after_error(
+                step_context, described(news.error), active.get_known_state()
+            )
+            active.handle_event(event)
+            yield event
+        active.verify_complete(context, key)
+
+
+@dataclass(frozen=True)
+class _News:
+    """What a step's thread tells the executor: an event, an error that it was left with, that it gives way, its end."""
+
+    step: ExecutionStep
+    event: dg.DagsterEvent | None = None
+    error: BaseException | None = None
+    gives_way: bool = False
+    is_end: bool = False
+
+
+@dataclass
+class _Steps:
+    """The steps that run in threads."""
+
+    context: PlanExecutionContext
+    _running: dict[str, tuple[threading.Thread, StepThread]] = field(default_factory=dict)
+    _busy: set[str] = field(default_factory=set)
+    _news: queue.SimpleQueue[_News] = field(default_factory=queue.SimpleQueue)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the steps that run."""
+        return list(self._running)
+
+    @property
+    def are_running(self) -> bool:
+        """Whether any step runs."""
+        return bool(self._running)
+
+    @property
+    def busy_count(self) -> int:
+        """How many steps run without those whose process has ended, so that they only have to report."""
+        return len(self._busy)
+
+    def start(self, step: ExecutionStep, context: StepExecutionContext) -> None:
+        """Run a step in a thread of its own."""
+        step_thread = StepThread(gives_way=lambda: self._news.put(_News(step, gives_way=True)))
+        thread = threading.Thread(target=self._run, args=(step, context, step_thread), name=step.key, daemon=True)
+        self._running[step.key] = thread, step_thread
+        self._busy.add(step.key)
+        thread.start()
+
+    def news(self, wait_seconds: float) -> Iterator[_News]:
+        """What the threads have told since the last call; waits for the first news, if there are none."""
+        with contextlib.suppress(queue.Empty):
+            news = self._news.get(timeout=wait_seconds)
+            while True:
+                if news.is_end or news.gives_way:
+                    self._busy.discard(news.step.key)
+                if news.is_end:
+                    del self._running[news.step.key]
+                yield news
+                news = self._news.get_nowait()
+
+    def end(self) -> None:
+        """Ask all steps to end."""
+        for _, step_thread in self._running.values():
+            step_thread.end()
+
+    def wait(self) -> None:
+        """Wait until all threads have ended; processes that go on for too long are killed."""
+        give_up_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
+        for thread, _ in self._running.values():
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+        self.kill()
+        for thread, _ in self._running.values():
+            thread.join(POLL_SECONDS)
+
+    def kill(self) -> None:
+        """Kill what the steps wait for."""
+        for _, step_thread in self._running.values():
+            step_thread.kill()
+
+    def _run(self, step: ExecutionStep, context: StepExecutionContext, step_thread: StepThread) -> None:
+        error: BaseException | None = None
+        try:
+            with running(step_thread), compute_logs(self.context, step.key, step_thread) as captured:
+                self._tell(step, captured)
+                events = []
+                for event in dagster_event_sequence_for_step(context):
+                    events.append(event)
+                    self._tell(step, event)
+                for event in _trigger_hook(context, events):
+                    self._tell(step, event)
+        except BaseException as raised:
+            error = raised
+        self._news.put(_News(step, error=error, is_end=True))
+
+    def _tell(self, step: ExecutionStep, event: dg.DagsterEvent | None) -> None:
+        if event is not None:
+            self._news.put(_News(step, event))
+
+
+def _seconds_to_wait(active: Any) -> float:
+    """How long to wait for news: until the next retry is due, but not so long that an interrupt goes unnoticed."""
+    interval = active.sleep_interval()
+    return min(POLL_SECONDS, interval) if interval > 0 else POLL_SECONDS

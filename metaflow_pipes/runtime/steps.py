@@ -1,0 +1,40 @@
+"""A step of a flow, as a generated definitions file describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class MetaflowStep:
+    """A step of a flow, as the compiler wrote it down.
+
+    Attributes:
+        name: The step's name.
+        upstream: The steps whose tasks it takes, itself among them if it is recursive.
+        op: The name of its op, if that is not the step's own.
+        collected_by: The join that ends the outermost foreach around it, or None if there is none around it.
+        description: The docstring.
+        code_version: A digest of its source.
+    """
+
+    name: str
+    upstream: Sequence[str] = ()
+    op: str | None = None
+    collected_by: str | None = None
+    description: str | None = None
+    code_version: str | None = None
+
+    @property
+    def op_name(self) -> str:
+        """The name of its op."""
+        return self.op or self.name
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether it can go on to itself."""
+        return self.name in self.upstream

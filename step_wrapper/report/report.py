@@ -1,0 +1,261 @@
+"""At the end of an attempt: its logs go to Metaflow's datastore, and what the datastore says of it to Dagster."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
+from metaflow.metaflow_config import MAX_ATTEMPTS
+from metaflow.mflog import RUNTIME_LOG_SOURCE
+from metaflow.mflog.mflog import decorate, merge_logs
+
+from step_wrapper.logs import log_path, tail
+from step_wrapper.report import exceptions
+from step_wrapper.report.datastore import open_datastore, save_logs
+from step_wrapper.report.exceptions import shortened
+from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
+from step_wrapper.report.outcome import Outcome, signal_name
+from step_wrapper.report.registration import register_attempt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dagster_pipes import PipesContext
+    from metaflow.datastore import FlowDataStore
+
+    from step_wrapper.launch import Launch
+    from step_wrapper.step.running import RunningTask
+
+# How many lines of stderr go along with a failure.
+STDERR_LINES = 50
+# An event of Dagster is kept for ever and loaded with its run: none may be large.
+MAX_REASON_CHARACTERS = 2_000
+MAX_TEXT_CHARACTERS = 20_000
+_NO_WAY = {"next_steps": [], "num_splits": None, "control_tasks": []}
+
+
+def report(
+    launch: Launch,
+    context: PipesContext,
+    outcome: Outcome,
+    folder: Path,
+    task: RunningTask | None = None,
+) -> bool:
+    """Store the logs of an attempt and report its outcome, through Pipes.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+        outcome: How its process ended.
+        folder: The folder with its logs.
+        task: What its own process knows of it; None if that process has died.
+
+    Returns:
+        Whether the task is done.
+    """
+    is_done = False
+    try:
+        datastore = open_datastore(launch)
+        _store_ending(datastore, launch, outcome, folder)
+        stored = _attempt(datastore, launch)
+        if outcome.ended_because is None and _is_ok(stored):
+            outcome = _with_transition(outcome, task, stored)
+            is_done = outcome.wrong_transition is None
+        if is_done:
+            inherited, has_cards = (None, True) if task is None else (task.inherited, task.has_cards)
+            _send_done(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
+            return True
+        register_attempt(datastore, launch)
+    except Exception as error:
+        print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
+    stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
+    failure = None if is_done else _failure(launch, outcome, stderr, task)
+    _send(context, launch.task_id, outcome.duration_seconds, _NO_WAY, failure)
+    return is_done
+
+
+def report_stored(launch: Launch, context: PipesContext) -> bool:
+    """Report an attempt that has ended by what is stored of it, and return whether its task is done.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+    """
+    stored = _attempt(open_datastore(launch), launch)
+    if _is_ok(stored):
+        _send_done(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
+        return True
+    logs = [log for _, log in stored.load_logs([RUNTIME_LOG_SOURCE], "stderr") if log]
+    lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
+    killed_by = -(launch.ended_with or 0)
+    because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
+    outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
+    _send(context, launch.task_id, 0.0, _NO_WAY, _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None))
+    return False
+
+
+def report_if_done(launch: Launch, context: PipesContext) -> bool:
+    """Report a task that was done before in place of this one, and return whether there is one.
+
+    Args:
+        launch: The attempt that would run now.
+        context: The open Pipes session.
+    """
+    datastore = open_datastore(launch)
+    for task_id in launch.done_as:
+        for attempt in reversed(range(MAX_ATTEMPTS)):
+            done = launch._replace(task_id=task_id, attempt=attempt)
+            stored = _attempt(datastore, done)
+            if _is_ok(stored):
+                _send_done(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True), is_cached=True)
+                return True
+    return False
+
+
+def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> None:
+    """Report a task that has been cloned.
+
+    Args:
+        launch: The attempt that would have run.
+        context: The open Pipes session.
+        cloned_from: The pathspec of the task that it is a clone of.
+    """
+    datastore = open_datastore(launch)
+    inherited: dict[str, set[str]] = {}
+    for task in datastore.get_task_datastores(pathspecs=launch.input_paths):
+        for name, key in task.items():
+            inherited.setdefault(name, set()).add(key)
+    facts = TaskFacts(launch, _attempt(datastore, launch), None, inherited, has_cards=False, cloned_from=cloned_from)
+    _send_done(context, facts, cloned_from=cloned_from)
+
+
+def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_retries: bool) -> None:
+    """Report an attempt that can't run.
+
+    Args:
+        launch: The attempt.
+        context: The open Pipes session.
+        reason: Why, as the predicate of a sentence about the step.
+        allow_retries: Whether another attempt can end otherwise.
+    """
+    failure = {"reason": reason, "traceback": "", "exception": None, "stderr": "", "allow_retries": allow_retries}
+    _send(context, launch.task_id, 0.0, _NO_WAY, failure)
+
+
+def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
+    """What is stored of an attempt, which may not exist or not have ended."""
+    return datastore.get_task_datastore(
+        launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, allow_not_done=True
+    )
+
+
+def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
+    """Report what the task made. A task is done, whether or not all about it can be shown."""
+    try:
+        metadata = task_metadata(facts)
+        context.report_asset_materialization(metadata, data_version(facts.stored), facts.launch.asset_key)
+    except Exception as error:
+        print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
+
+
+def _send_done(context: PipesContext, facts: TaskFacts, **how: Any) -> None:
+    way = _way(facts.stored)
+    _report_metadata(context, facts)
+    _send(context, facts.launch.task_id, facts.duration_seconds or 0.0, {**way, **how}, None)
+
+
+def _send(context: PipesContext, task_id: str, duration_seconds: float, way: dict[str, Any], failure: object) -> None:
+    message = {"task_id": task_id, "duration_seconds": duration_seconds, **way, "failure": failure}
+    context.report_custom_message({"metaflow_task": message})
+
+
+def _is_ok(stored: Any) -> bool:
+    return _get(stored, "_task_ok") is True
+
+
+def _get(stored: Any, name: str) -> Any:
+    """An artifact of an attempt, or None; one that stored nothing has no list of artifacts at all."""
+    return stored[name] if name in getattr(stored, "_objects", ()) else None
+
+
+def _way(stored: Any) -> dict[str, Any]:
+    """How the graph goes on behind a task that is done."""
+    nodes = _get(stored, "_parallel_ubf_iter")
+    return {
+        "next_steps": _next_steps(stored),
+        "num_splits": _get(stored, "_foreach_num_splits") if nodes is None else nodes.num_parallel,
+        "control_tasks": _get(stored, "_control_mapper_tasks") or [],
+    }
+
+
+def _next_steps(stored: Any) -> list[str]:
+    transition = _get(stored, "_transition")
+    return list(transition[0]) if transition else []
+
+
+def _with_transition(outcome: Outcome, task: RunningTask | None, stored: Any) -> Outcome:
+    """Check that the step went on as the graph says, as `metaflow.runtime` does after each task."""
+    if task is None or task.next_steps is None:
+        return outcome
+    taken = _next_steps(stored)
+    is_choice = task.is_switch and len(taken) == 1 and taken[0] in task.next_steps
+    if is_choice or taken == task.next_steps:
+        return outcome
+    expected = " or ".join(task.next_steps) if task.is_switch else _steps(task.next_steps)
+    wrong = (
+        f"was expected to go on to {expected} by self.next(), as the flow's graph says, but it went on "
+        f"to {_steps(taken)}. Let the step end in the self.next() of its last line."
+    )
+    return dataclasses.replace(outcome, wrong_transition=wrong)
+
+
+def _steps(names: list[str]) -> str:
+    return ", ".join(names) or "no step"
+
+
+def _store_ending(datastore: FlowDataStore, launch: Launch, outcome: Outcome, folder: Path) -> None:
+    """Store the logs of an attempt and how its process ended. What can't be stored does not change that."""
+    task: Any = datastore.get_task_datastore(
+        launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w"
+    )
+    # as `metaflow.runtime.Worker` does at the end of each attempt
+    runtime = {
+        "return_code": outcome.exit_status,
+        "killed": outcome.ended_because is not None,
+        "success": outcome.exit_status == 0,
+    }
+    try:
+        _add_last_line(log_path(folder, "stderr"), outcome)
+        save_logs(datastore, launch, folder)
+        task.save_metadata({"runtime": runtime})
+    except Exception as error:
+        print(f"metaflow-pipes: the logs of the step could not be stored: {error!r}", file=sys.stderr)
+
+
+def _add_last_line(log: Path, outcome: Outcome) -> None:
+    """Let the log of an attempt that failed end as Metaflow's own runner lets it end."""
+    line = outcome.last_line()
+    if line is None or tail(log, 1) == line:
+        return
+    with log.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        is_in_line = file.read() not in (b"", b"\n")
+        file.write((b"\n" if is_in_line else b"") + decorate(RUNTIME_LOG_SOURCE, line) + b"\n")
+
+
+def _failure(launch: Launch, outcome: Outcome, stderr: str, task: RunningTask | None) -> dict[str, Any]:
+    words = [line.strip() for line in stderr.splitlines() if not line.startswith("Task failed")]
+    last_line = next(filter(None, reversed(words)), "")
+    error = None if task is None else task.exception
+    return {
+        "reason": shortened(outcome.reason(launch.timeout_seconds, last_line), MAX_REASON_CHARACTERS),
+        "traceback": "" if error is None else shortened(exceptions.user_traceback(error), MAX_TEXT_CHARACTERS),
+        "exception": None if error is None else exceptions.serialized(error),
+        "stderr": shortened(stderr, MAX_TEXT_CHARACTERS),
+        # as in `metaflow.runtime`, what no retry can mend
+        "allow_retries": outcome.wrong_transition is None and outcome.exit_status != METAFLOW_EXIT_DISALLOW_RETRY,
+    }

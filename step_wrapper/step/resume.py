@@ -1,0 +1,299 @@
+"""Resuming a run: which task of the origin stands at which place, and cloning it, as Metaflow's own `resume` does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metaflow.clone_util import clone_task_helper
+from metaflow.datastore.datastore_set import TaskDataStoreSet
+from metaflow.runtime import PREFETCH_DATA_ARTIFACTS
+
+from step_wrapper.report.datastore import open_datastore
+from step_wrapper.step.running import PARAMETERS_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from step_wrapper.launch import Launch, Resumption
+
+PARAMETERS_STEP = "_parameters"
+# Where the index of the origin is kept: beside the first parameters of the resumed run, also if others followed.
+INDEX_TASK = "parameters"
+INDEX = "resume.json"
+# The paths of workers that the control task of `num_parallel` starts itself.
+WORKERS_ARTIFACT = "_control_mapper_tasks"
+
+
+class CannotResumeError(Exception):
+    """A run can't be resumed, and no retry will change that; the message is the predicate of a sentence on the step."""
+
+
+class Index(NamedTuple):
+    """What the resumed run knows of its origin.
+
+    Attributes:
+        origin_parameters: The id of the task that holds the origin's parameters.
+        parameters: The id of the task that holds those of the resumed run.
+        tasks: The ids of the origin's tasks of the step that is asked for, by their places.
+    """
+
+    origin_parameters: str
+    parameters: str
+    tasks: dict[str, str]
+
+
+def place(indices: Iterable[int | None], iteration: int | None) -> str:
+    """Where a task of a step stands: `3,0` for foreach items, `3,0/2` for the third iteration at that place."""
+    return ",".join(map(str, indices)) + ("" if iteration is None else f"/{iteration}")
+
+
+# reading the origin
+
+
+def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
+    """Read the origin once, and store which of its tasks stands where, for all tasks of the resumed run.
+
+    Args:
+        launch: The attempt of the start step.
+        resumption: What it resumes.
+        metadata: The metadata provider.
+
+    Raises:
+        CannotResumeError: There is no such run.
+    """
+    datastore = open_datastore(launch)
+    tasks = TaskDataStoreSet(datastore, resumption.origin_run_id, prefetch_data_artifacts=PREFETCH_DATA_ARTIFACTS)
+    done = [task for task in tasks if task.step_name == PARAMETERS_STEP or task.get("_task_ok")]
+    latest = _latest_at_places(done, lambda task: _finished_at(launch, metadata, task))
+    if (PARAMETERS_STEP, "") not in latest:
+        raise CannotResumeError(
+            f"can't resume run {resumption.origin_run_id}: flow {launch.flow} has no such run in the "
+            f"{launch.datastore} datastore {launch.datastore_root}"
+        )
+    shards: dict[str, dict[str, str]] = {step: {} for step in resumption.steps_to_clone}
+    for (step, at), task in latest.items():
+        if step in shards:
+            shards[step][at] = task.task_id
+    header = {
+        "origin_parameters": latest[PARAMETERS_STEP, ""].task_id,
+        "parameters": launch.parameters.rpartition("/")[2],
+    }
+    _index_task(datastore, launch.run_id, "w").save_metadata(
+        {**{_shard(step): shard for step, shard in shards.items()}, INDEX: header}, add_attempt=False
+    )
+
+
+def read_index(launch: Launch) -> Index:
+    """What the start step has stored of the origin, as far as it is about the step of an attempt.
+
+    Raises:
+        CannotResumeError: It has stored nothing.
+    """
+    stored = _index_task(open_datastore(launch), launch.run_id, "r").load_metadata(
+        [INDEX, _shard(launch.step)], add_attempt=False
+    )
+    if stored[INDEX] is None:
+        raise CannotResumeError(
+            f"can't go on with run {launch.run_id}: what its start step stores of the run that it resumes is missing "
+            "in the datastore. Re-execute all steps"
+        )
+    return Index(**stored[INDEX], tasks=stored[_shard(launch.step)] or {})
+
+
+def _latest_at_places(tasks: Sequence[Any], finished_at: Any) -> dict[tuple[str, str], Any]:
+    """The task of each step and place that finished last; Dagster may have executed a step again on purpose."""
+    paths = {task.pathspec for task in tasks}
+    workers = {path for task in tasks for path in _workers(task)}
+    found: dict[tuple[str, str], list[Any]] = {}
+    for task in tasks:
+        if task.pathspec in workers or not paths.issuperset(_workers(task)):
+            continue
+        indices = [frame.index for frame in task.get("_foreach_stack") or ()]
+        if _is_control(task):
+            indices = indices[:-1]
+        iterations = task.get("_iteration_stack") or [None]
+        found.setdefault((task.step_name, place(indices, iterations[-1])), []).append(task)
+    return {key: same[0] if len(same) == 1 else max(same, key=finished_at) for key, same in found.items()}
+
+
+def _is_control(task: Any) -> bool:
+    return bool(task.get(WORKERS_ARTIFACT))
+
+
+def _workers(task: Any) -> list[str]:
+    """The paths of the tasks that a control task has started; itself may be one of its mappers."""
+    return [path for path in task.get(WORKERS_ARTIFACT) or () if path != task.pathspec]
+
+
+def _finished_at(launch: Launch, metadata: Any, task: Any) -> float:
+    path = (launch.flow, task.run_id, task.step_name, task.task_id)
+    entries = metadata.get_object("task", "metadata", None, None, *path) or ()
+    return max((entry["ts_epoch"] for entry in entries if entry["field_name"] == "attempt-done"), default=0)
+
+
+def _index_task(datastore: Any, run_id: str, mode: str) -> Any:
+    return datastore.get_task_datastore(
+        run_id, PARAMETERS_STEP, INDEX_TASK, attempt=0, mode=mode, allow_not_done=mode == "r"
+    )
+
+
+def _shard(step: str) -> str:
+    return f"resume.{step}.json"
+
+
+# cloning
+
+
+def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> str | None:
+    """Clone the origin's task at the place of an attempt, and the workers that it started, if it is done.
+
+    Args:
+        launch: The attempt.
+        index: What is known of the origin.
+        datastore: The flow's datastore, with the metadata provider.
+        metadata: The metadata provider.
+
+    Returns:
+        The pathspec of the task that it is cloned from; None if the attempt has to run.
+    """
+    resumption = launch.resumption
+    if resumption is None or not resumption.may_clone or launch.step not in resumption.steps_to_clone:
+        return None
+    origin_id = index.tasks.get(place(launch.indices, launch.iteration))
+    if origin_id is None:
+        return None
+    origin = datastore.get_task_datastore(resumption.origin_run_id, launch.step, origin_id)
+    new_ids = {origin.pathspec: launch.task_id}
+    for number, path in enumerate(_workers(origin), start=1):
+        worker_id = path.rpartition("/")[2]
+        # named after the control task by whoever starts them, as `3_node_1`
+        suffix = worker_id[len(origin_id) :] if worker_id.startswith(origin_id) else f"_node_{number}"
+        new_ids[path] = f"{launch.task_id}{suffix}"
+    if _is_control(origin):
+        _rename_workers(launch, datastore, origin, new_ids)
+    # the control task last: it is done when they are
+    for path, new_id in reversed(new_ids.items()):
+        origin_run_id, step, task_id = path.split("/")
+        clone_task_helper(
+            launch.flow,
+            origin_run_id,
+            launch.run_id,
+            step,
+            task_id,
+            new_id,
+            datastore,
+            metadata,
+            origin_ds_set=_One(origin) if path == origin.pathspec else None,
+            attempt_id=launch.attempt,
+        )
+    return f"{launch.flow}/{origin.pathspec}"
+
+
+class _One:
+    """In place of a `TaskDataStoreSet`: the one task that is cloned."""
+
+    def __init__(self, task: Any):
+        self._task = task
+
+    def get_with_pathspec(self, _: str) -> Any:
+        return self._task
+
+
+def _rename_workers(launch: Launch, datastore: Any, origin: Any, new_ids: dict[str, str]) -> None:
+    """Let the clone of a control task name the workers of its own run, which a join takes.
+
+    Metaflow's `resume` leaves those of the origin there.
+    """
+    paths = [f"{launch.run_id}/{launch.step}/{new_ids[path]}" for path in origin[WORKERS_ARTIFACT]]
+    clone = datastore.get_task_datastore(launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w")
+    clone.save_artifacts([(WORKERS_ARTIFACT, paths)])
+    _replace(origin, clone, [WORKERS_ARTIFACT])
+
+
+def _replace(task: Any, other: Any, names: Iterable[str]) -> None:
+    """Take some artifacts of a task that has been read from another one."""
+    names = list(names)
+    task._objects = {**task._objects, **{name: other._objects[name] for name in names}}
+    task._info = {**task._info, **{name: other._info[name] for name in names}}
+
+
+# parameters
+
+
+def clone_parameters(launch: Launch, index: Index, datastore: Any, metadata: Any) -> None:
+    """Begin the run with the origin's parameters.
+
+    Args:
+        launch: The attempt of the start step.
+        index: What is known of the origin.
+        datastore: The flow's datastore, with the metadata provider.
+        metadata: The metadata provider.
+    """
+    assert launch.resumption is not None
+    metadata.add_sticky_tags(tags=launch.tags)
+    metadata.register_run_id(launch.run_id)
+    clone_task_helper(
+        launch.flow,
+        launch.resumption.origin_run_id,
+        launch.run_id,
+        PARAMETERS_STEP,
+        index.origin_parameters,
+        index.parameters,
+        datastore,
+        metadata,
+    )
+
+
+def kept_parameters(flow: Any, resumption: Resumption, index: Index, datastore: Any) -> dict[str, Any]:
+    """The values of the origin's parameters, without those that are overridden, as Metaflow's `init` takes them.
+
+    Args:
+        flow: The flow.
+        resumption: What is resumed.
+        index: What is known of the origin.
+        datastore: The flow's datastore.
+
+    Returns:
+        The values by the names of the command's options.
+    """
+    stored = datastore.get_task_datastore(resumption.origin_run_id, PARAMETERS_STEP, index.origin_parameters)
+    values = {}
+    for artifact, parameter in flow._get_parameters():
+        if artifact in stored and _is_own(parameter) and parameter.name not in resumption.overridden_parameters:
+            value = stored[artifact]
+            if parameter.separator and isinstance(value, list):
+                value = parameter.separator.join(value)  # which `init` splits again
+            values[parameter.name.replace("-", "_").lower()] = value
+    return values
+
+
+def pass_on_parameters(flow: Any, datastore: Any, pathspec: str) -> None:
+    """Let a task that runs see the parameters of its run.
+
+    Metaflow takes them from the tasks before, and clones have those of the origin.
+
+    Args:
+        flow: The flow.
+        datastore: The flow's datastore, which from now on hands out the run's tasks with these parameters.
+        pathspec: The task that holds them, `Flow/run_id/_parameters/task_id`.
+    """
+    flow_name, run_id, step, task_id = pathspec.split("/")
+    if flow_name != flow.name:
+        return  # a flow that the step's code runs
+    os.environ[PARAMETERS_VARIABLE] = pathspec
+    get_task_datastore = datastore.get_task_datastore
+    parameters = get_task_datastore(run_id, step, task_id)
+    names = [name for name, parameter in flow._get_parameters() if name in parameters and _is_own(parameter)]
+
+    def with_parameters(of_run: str, *args: Any, **options: Any) -> Any:
+        task = get_task_datastore(of_run, *args, **options)
+        if of_run == run_id and task._mode == "r" and hasattr(task, "_objects"):
+            _replace(task, parameters, names)
+        return task
+
+    datastore.get_task_datastore = with_parameters
+
+
+def _is_own(parameter: Any) -> bool:
+    return not parameter.IS_CONFIG_PARAMETER
