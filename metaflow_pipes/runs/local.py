@@ -131,7 +131,9 @@ class LocalInstance:
 
     def _start_worker(self, run: dg.DagsterRun) -> None:
         assert run.job_code_origin is not None
-        command = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()).get_command_args()
+        arguments = dg.serialize_value(ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()))
+        # not the PATH's `dagster`, which may be missing, or that of another environment
+        command = [sys.executable, "-m", "dagster", "api", "execute_run", arguments]
         folder = self.home / LOG_FOLDER
         folder.mkdir(exist_ok=True)
         with (folder / f"{run.run_id}.log").open("ab") as log:

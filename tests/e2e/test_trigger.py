@@ -215,6 +215,15 @@ def test_wait_says_why_a_run_fails_without_a_step(shell):
     assert "AssertionError: a bad day" in finished.stdout
 
 
+def test_run_needs_no_dagster_on_the_path_and_takes_none_from_there(shell, tmp_path):
+    other = tmp_path / "dagster"
+    other.write_text("#!/bin/sh\necho this is another environment\nexit 3\n")
+    other.chmod(0o755)
+    for path in (os.defpath, f"{tmp_path}{os.pathsep}{os.defpath}"):
+        finished = shell("foreach.py", "trigger", "--wait", PATH=path)
+        assert "succeeded after" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("flow", "arguments", "env", "words"),
     [
