@@ -26,6 +26,7 @@ class ParameterModel:
         has_default: Whether `default` is a value.
         default: The default, a JSON value; deploy-time functions are already called.
         help: The help text, or None.
+        attribute: The flow's attribute that holds its value; None if that is the name with underscores for dashes.
     """
 
     name: str
@@ -36,6 +37,12 @@ class ParameterModel:
     has_default: bool = False
     default: Any = None
     help: str | None = None
+    attribute: str | None = None
+
+    @property
+    def usual_attribute(self) -> str:
+        """The attribute that a parameter of this name usually has: `learning_rate` for `learning-rate`."""
+        return self.name.replace("-", "_")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         fingerprint=f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
         steps=tuple(_read_step(state, name, region) for name, region in _regions(state.graph).items()),
         parameters=tuple(
-            _read_parameter(state.flow.name, parameter)
-            for _, parameter in state.flow._get_parameters()
+            _read_parameter(state.flow.name, attribute, parameter)
+            for attribute, parameter in state.flow._get_parameters()
             if not parameter.IS_CONFIG_PARAMETER
         ),
         configs=_configs(state),
@@ -307,12 +308,12 @@ def _resources(decorators: list[Any]) -> dict[str, str]:
     return {}
 
 
-def _read_parameter(flow: str, parameter: Any) -> ParameterModel:
+def _read_parameter(flow: str, attribute: str, parameter: Any) -> ParameterModel:
     click_type = click.types.convert_type(parameter.kwargs.get("type"))
     is_file = isinstance(parameter, IncludeFile)
     multiple = bool(parameter.kwargs.get("multiple"))
     default = _default(flow, parameter, click_type, is_file=is_file, multiple=multiple)
-    return ParameterModel(
+    model = ParameterModel(
         name=parameter.name,
         kind="file" if is_file else _kind(click_type),
         multiple=multiple,
@@ -322,6 +323,7 @@ def _read_parameter(flow: str, parameter: Any) -> ParameterModel:
         default=default,
         help=parameter.kwargs.get("help"),
     )
+    return model if attribute == model.usual_attribute else replace(model, attribute=attribute)
 
 
 def _kind(click_type: Any) -> str:

@@ -81,6 +81,7 @@ def _parameter(parameter: ParameterModel) -> str:
         ("separator", parameter.separator, None),
         ("required", parameter.required and not parameter.has_default, False),
         ("help", parameter.help, None),
+        ("attribute", parameter.attribute, None),
     ):
         if value != plain:
             arguments.append(f"{name}={literal(value)}")

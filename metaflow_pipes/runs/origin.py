@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from metaflow_pipes.runs.service import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from metaflow_pipes.compile.model import ParameterModel
     from metaflow_pipes.deployment.definitions_file import Deployment
@@ -30,7 +32,8 @@ class Origin:
     Attributes:
         run_id: The Metaflow run.
         artifacts: The datastore of the task that holds its parameters, by the names of the flow's attributes.
-        attributes: The names of the flow's attributes, by those of the parameters.
+        attributes: The parameters' attributes as the flow itself has them, for a definitions file of version 0.1, which
+            does not say.
     """
 
     run_id: str
@@ -68,14 +71,15 @@ class Origin:
                     f"Run {run_id} of flow {flow} has stored nothing {where} that could be resumed. Launch it anew by "
                     "`trigger`."
                 )
-        attributes = {p.name: attribute for attribute, p in state.flow._get_parameters() if not p.IS_CONFIG_PARAMETER}
-        return cls(run_id, parameters, attributes)
+        # in a process that does not import the flow, Metaflow's stand-in for it has no parameters
+        live = {p.name: attribute for attribute, p in state.flow._get_parameters() if not p.IS_CONFIG_PARAMETER}
+        return cls(run_id, parameters, {**_attributes_in(deployment.flow_file), **live})
 
     def parameters(self, deployment: Deployment) -> dict[str, Any]:
         """The values of its parameters as the run config shows them, as far as that can."""
         values = {}
         for parameter in deployment.parameters:
-            attribute = self.attributes.get(parameter.name, parameter.name.replace("-", "_"))
+            attribute = parameter.attribute or self.attributes.get(parameter.name, parameter.usual_attribute)
             if attribute not in self.artifacts:
                 continue
             is_file = parameter.kind == "file"
@@ -124,6 +128,24 @@ def _parameters_task(deployment: Deployment, run_id: str) -> Any:
     except DataException:
         return None
     return tasks[-1] if tasks else None
+
+
+def _attributes_in(flow_file: Path) -> dict[str, str]:
+    """The attributes of the parameters that a flow file defines itself, as in `rate = Parameter("learning-rate")`."""
+    try:
+        module = ast.parse(flow_file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    for statement in ast.walk(module):
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            target, call = statement.targets[0], statement.value
+            named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
+            name = [*call.args[:1], *named]
+            kind = ast.unparse(call.func).rpartition(".")[2]
+            if kind in ("Parameter", "IncludeFile") and name and isinstance(name[0], ast.Constant):
+                found[str(name[0].value)] = ast.unparse(target)
+    return found
 
 
 def _is_json(value: Any) -> bool:

@@ -25,6 +25,7 @@ class MetaflowParameter:
             or the list.
         required: Whether the run config can't say `null` for "no value".
         help: What the launchpad shows beside the field.
+        attribute: The flow's attribute that holds the value; None if that is the name with underscores for dashes.
     """
 
     name: str
@@ -34,6 +35,7 @@ class MetaflowParameter:
     separator: str | None = None
     required: bool = False
     help: str | None = None
+    attribute: str | None = None
 
     def field(self) -> dg.Field:
         """The parameter as a Dagster config field."""

@@ -46,6 +46,29 @@ class ConfiguredFlow(FlowSpec):
 if __name__ == "__main__":
     ConfiguredFlow()
 """
+RENAMED_FLOW = """
+from pathlib import Path
+
+from metaflow import FlowSpec, Parameter, step
+
+
+class RenamedFlow(FlowSpec):
+    rate = Parameter("learning-rate", default=0.1)
+
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        if not Path("renamed_ready").exists():
+            raise ValueError("not ready")
+        self.seen = self.rate
+
+
+if __name__ == "__main__":
+    RenamedFlow()
+"""
 FROM_ANOTHER_PROCESS = """
 import sys
 from metaflow import DeployedFlow
@@ -66,6 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Project:
     source = (flows.folder / "parameters.py").read_text()
     flows.write("parameters.py", source.replace('Parameter("lambda"', 'Parameter("lambda_"'))
     flows.write("configured.py", CONFIGURED_FLOW)
+    flows.write("renamed.py", RENAMED_FLOW)
     (folder / "home").mkdir()
     (folder / "home" / "dagster.yaml").touch()
     return flows
@@ -178,6 +202,22 @@ def test_configs_and_mutators_hold_as_deployed_also_in_another_process(folder):
         [sys.executable, "-c", FROM_ANOTHER_PROCESS, flow.id], capture_output=True, text=True, check=False
     )
     assert "seen SUCCEEDED (5, 7, 5, 'given')" in finished.stdout, finished.stderr
+
+
+def test_resumed_run_keeps_a_parameter_whose_attribute_is_called_otherwise(folder):
+    flow = deployed("renamed.py")
+    origin = flow.trigger(learning_rate=0.7)
+    origin.wait_for_completion(timeout=120)
+    assert origin.status == "FAILED"
+    folder.write("renamed_ready", "")
+    definitions = (folder.folder / "renamedflow_dagster.py").read_text()
+    # a file of version 0.1 does not name the attribute
+    earlier = folder.write("renamed_earlier.py", definitions.replace(', attribute="rate"', ""))
+    assert earlier.read_text() != definitions
+    for identifier in (flow.name, str(earlier)):
+        run: Any = DeployedFlow.from_deployment(identifier, impl="dagster").resume(origin_run_id=origin.run.id)
+        run.wait_for_completion(timeout=120)
+        assert run.run["end"].task["seen"].data == 0.7
 
 
 def test_mistakes_are_told(folder):

@@ -48,7 +48,7 @@ def _context(folder: Path, *, flow: str = "SomeFlow", name: str | None = None) -
 
 def test_everything_that_the_file_says_is_read(tmp_path):
     parameters = (
-        ParameterModel("alpha-1", "float", has_default=True, default=float("inf"), help="so {big}"),
+        ParameterModel("alpha-1", "float", has_default=True, default=float("inf"), help="so {big}", attribute="a"),
         ParameterModel("items", "json", multiple=True, required=True),
         ParameterModel("names", "str", separator=",", has_default=True, default=None),
     )
