@@ -197,6 +197,7 @@ class _Launch:
             _write(self._deployer_attribute_file, json.dumps(attributes))
         echo = functools.partial(self._ctx.obj.echo_always, no_bold=True, highlight=None)
         echo(f"Run of job {self.deployment.name} triggered.", fg="green")
+        echo(f"    Definitions:   {_from_here(self.deployment.definitions_file)}")
         echo(f"    Metaflow run:  {run.pathspec}")
         echo(f"    Dagster run:   {run.dagster_run_id}")
         echo(f"    Dagster UI:    {self.service.url(run.dagster_run_id)}")
@@ -360,6 +361,11 @@ def _below(graph: Mapping[str, Any], step: str) -> set[str]:
             found.add(name)
             todo += graph[name].out_funcs
     return found
+
+
+def _from_here(path: Path) -> Path:
+    """A path as the shell takes it here: relative to the working directory, if it is within that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -42,7 +42,8 @@ def deployment_of(context: Any, name: str | None = None, definitions_file: str |
     """The deployment that a command of a flow means.
 
     That is the one in the given definitions file; else the registered one whose job has the name that `create` would
-    give it now; else the one in the file that `create` would write now.
+    give it now, and of several that were compiled from this flow file the latest, which replaces those before it; else
+    the one in the file that `create` would write now.
 
     Args:
         context: The command's click context.
@@ -69,7 +70,9 @@ def deployment_of(context: Any, name: str | None = None, definitions_file: str |
         )
     own_file = os.path.realpath(context.obj.entrypoint[-1])
     of_this_file = [deployment for deployment in found if os.path.realpath(deployment.flow_file) == own_file]
-    found = of_this_file or [deployment for deployment in found if deployment.flow_name == flow] or found
+    if of_this_file:
+        return _checked(of_this_file[0], flow)
+    found = [deployment for deployment in found if deployment.flow_name == flow] or found
     if len(found) > 1:
         found = [deployment for deployment in found if deployment.definitions_file == default] or found
     return _checked(_only(found), flow)

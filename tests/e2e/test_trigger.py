@@ -92,6 +92,14 @@ def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
     assert shell.status("flaky.py", run_id) == FAILED
 
 
+def test_the_file_that_was_compiled_last_is_triggered_and_named(project, tmp_path):
+    flows: Project = project("flaky.py")
+    for files in ((), ("other.py",)):
+        flows.metaflow("flaky.py", "dagster", "create", *files, "--executor", "in_process")
+        finished = flows.metaflow("flaky.py", "dagster", "trigger", DAGSTER_HOME=str(tmp_path))
+        assert f"Definitions:   {files[0] if files else 'flakyflow_dagster.py'}\n" in finished.stdout
+
+
 def test_wait_shows_the_steps_and_succeeds_with_the_run(shell):
     finished = shell("foreach.py", "trigger", "--wait")
     assert finished.returncode == 0

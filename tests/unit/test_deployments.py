@@ -219,6 +219,14 @@ def test_a_command_means_the_deployment_of_its_flow(tmp_path, monkeypatch):
         deployment_of(_context(tmp_path / "a", name="nightly"), "daily")
 
 
+def test_of_several_files_compiled_from_a_flow_file_a_command_means_the_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default, other = (read_deployment(_write(tmp_path, file=file)) for file in ("someflow_dagster.py", "other.py"))
+    for latest in (default, other, default):
+        register(latest)
+        assert deployment_of(_context(tmp_path)) == latest
+
+
 def test_a_deployment_that_is_not_registered_is_found_in_its_default_file(tmp_path, monkeypatch):
     path = _write(tmp_path, file="someflow_dagster.py")
     monkeypatch.chdir(tmp_path)
