@@ -48,7 +48,7 @@ from step_wrapper.step import garbage
 garbage.collect_seldom()
 import dagster_pipes
 
-from step_wrapper import launch, supervisor
+from step_wrapper import control, launch, supervisor
 from step_wrapper.step import running
 
 mark("supervisor: imports")
@@ -73,10 +73,10 @@ def become_marked_step(*arguments):
     process._run_flow = run_marked_flow
     tell = running.RunningTask.tell
     parts = {
-        running.CODE_STARTS: "step: Metaflow's command line, the task's registration",
-        running.CODE_ENDS: "step: the user's code",
-        running.STEP_ENDS: "step: artifacts stored, exit handlers",
-        running.REPORTED: "step: logs stored, report sent",
+        control.CODE_STARTS: "step: Metaflow's command line, the task's registration",
+        control.CODE_ENDS: "step: the user's code",
+        control.STEP_ENDS: "step: artifacts stored, exit handlers",
+        control.REPORTED: "step: logs stored, report sent",
     }
 
     def tell_marked(task, message):

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from step_wrapper import processes
+from step_wrapper.control import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
 from step_wrapper.log_saver import LogSaver
 from step_wrapper.logs import STREAMS, StreamLog
 from step_wrapper.report.outcome import Outcome
-from step_wrapper.step.running import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -79,7 +79,7 @@ def skip_framework(frames: TracebackType | None) -> TracebackType | None:
 def is_framework(frame: TracebackType) -> bool:
     """Whether a frame of a traceback is Metaflow's or the wrapper's."""
     file = Path(frame.tb_frame.f_code.co_filename)
-    packages = [sys.modules[__package__ or ""], sys.modules.get("metaflow")]
+    packages = [sys.modules["step_wrapper"], sys.modules.get("metaflow")]
     return any(
         package is not None and package.__file__ is not None and file.is_relative_to(Path(package.__file__).parent)
         for package in packages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Signals whose names do not say what usually lies behind them.
 _SIGNAL_HINTS = {
@@ -14,6 +14,25 @@ _SIGNAL_HINTS = {
     signal.SIGILL: "illegal instruction",
     signal.SIGABRT: "aborted by the C library or an extension module",
 }
+
+
+@dataclass
+class Observations:
+    """What the task's own process has seen of it while it ran.
+
+    Attributes:
+        next_steps: The steps that follow it in the graph; None if its code did not start.
+        is_switch: Whether it goes on to one of them.
+        has_cards: Whether it has a `@card`.
+        inherited: The artifacts of its input tasks, each name with the keys of its values.
+        exception: What its code raised, if it did.
+    """
+
+    next_steps: list[str] | None = None
+    is_switch: bool = False
+    has_cards: bool = False
+    inherited: dict[str, set[str]] = field(default_factory=dict)
+    exception: BaseException | None = None
 
 
 @dataclass(frozen=True)

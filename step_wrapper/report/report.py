@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
-    from step_wrapper.step.running import RunningTask
+    from step_wrapper.report.outcome import Observations
 
 # How many lines of stderr go along with a failure.
 STDERR_LINES = 50
@@ -42,7 +42,7 @@ def report(
     context: PipesContext,
     outcome: Outcome,
     folder: Path,
-    task: RunningTask | None = None,
+    seen: Observations | None = None,
 ) -> bool:
     """Store the logs of an attempt and report its outcome, through Pipes.
 
@@ -51,7 +51,7 @@ def report(
         context: The open Pipes session.
         outcome: How its process ended.
         folder: The folder with its logs.
-        task: What its own process knows of it; None if that process has died.
+        seen: What its own process has seen of it; None if that process has died.
 
     Returns:
         Whether the task is done.
@@ -62,17 +62,17 @@ def report(
         _store_ending(datastore, launch, outcome, folder)
         stored = _attempt(datastore, launch)
         if outcome.ended_because is None and _is_ok(stored):
-            outcome = _with_transition(outcome, task, stored)
+            outcome = _with_transition(outcome, seen, stored)
             is_done = outcome.wrong_transition is None
         if is_done:
-            inherited, has_cards = (None, True) if task is None else (task.inherited, task.has_cards)
+            inherited, has_cards = (None, True) if seen is None else (seen.inherited, seen.has_cards)
             _send_done(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
             return True
         register_attempt(datastore, launch)
     except Exception as error:
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
-    failure = None if is_done else _failure(launch, outcome, stderr, task)
+    failure = None if is_done else _failure(launch, outcome, stderr, seen)
     _send(context, launch.task_id, outcome.duration_seconds, _NO_WAY, failure)
     return is_done
 
@@ -196,15 +196,15 @@ def _next_steps(stored: Any) -> list[str]:
     return list(transition[0]) if transition else []
 
 
-def _with_transition(outcome: Outcome, task: RunningTask | None, stored: Any) -> Outcome:
+def _with_transition(outcome: Outcome, seen: Observations | None, stored: Any) -> Outcome:
     """Check that the step went on as the graph says, as `metaflow.runtime` does after each task."""
-    if task is None or task.next_steps is None:
+    if seen is None or seen.next_steps is None:
         return outcome
     taken = _next_steps(stored)
-    is_choice = task.is_switch and len(taken) == 1 and taken[0] in task.next_steps
-    if is_choice or taken == task.next_steps:
+    is_choice = seen.is_switch and len(taken) == 1 and taken[0] in seen.next_steps
+    if is_choice or taken == seen.next_steps:
         return outcome
-    expected = " or ".join(task.next_steps) if task.is_switch else _steps(task.next_steps)
+    expected = " or ".join(seen.next_steps) if seen.is_switch else _steps(seen.next_steps)
     wrong = (
         f"was expected to go on to {expected} by self.next(), as the flow's graph says, but it went on "
         f"to {_steps(taken)}. Let the step end in the self.next() of its last line."
@@ -247,10 +247,10 @@ def _add_last_line(log: Path, outcome: Outcome) -> None:
         file.write((b"\n" if is_in_line else b"") + decorate(RUNTIME_LOG_SOURCE, line) + b"\n")
 
 
-def _failure(launch: Launch, outcome: Outcome, stderr: str, task: RunningTask | None) -> dict[str, Any]:
+def _failure(launch: Launch, outcome: Outcome, stderr: str, seen: Observations | None) -> dict[str, Any]:
     words = [line.strip() for line in stderr.splitlines() if not line.startswith("Task failed")]
     last_line = next(filter(None, reversed(words)), "")
-    error = None if task is None else task.exception
+    error = None if seen is None else seen.exception
     return {
         "reason": shortened(outcome.reason(launch.timeout_seconds, last_line), MAX_REASON_CHARACTERS),
         "traceback": "" if error is None else shortened(exceptions.user_traceback(error), MAX_TEXT_CHARACTERS),

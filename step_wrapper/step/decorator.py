@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
+from step_wrapper.control import CODE_ENDS, CODE_STARTS
 from step_wrapper.step import garbage, running
 from step_wrapper.step.running import PARAMETERS_VARIABLE
 
 if TYPE_CHECKING:
     from step_wrapper.launch import Launch
-    from step_wrapper.step.resume import Index
+    from step_wrapper.step.running import Index
 
 
 class DagsterInternalDecorator(StepDecorator):
@@ -77,24 +78,24 @@ class DagsterInternalDecorator(StepDecorator):
         task = running.current
         if task is None:
             return
-        task.next_steps = list(graph[step_name].out_funcs)
-        task.is_switch = graph[step_name].type == "split-switch"
-        task.has_cards = any(decorator.name == "card" for decorator in graph[step_name].decorators)
+        task.seen.next_steps = list(graph[step_name].out_funcs)
+        task.seen.is_switch = graph[step_name].type == "split-switch"
+        task.seen.has_cards = any(decorator.name == "card" for decorator in graph[step_name].decorators)
         for datastore in inputs or ():
             for name, key in datastore._objects.items():
-                task.inherited.setdefault(name, set()).add(key)
+                task.seen.inherited.setdefault(name, set()).add(key)
         from step_wrapper.report.registration import register_dagster_run
 
         register_dagster_run(task.launch, metadata)
         garbage.collect_as_usual()
-        task.tell(running.CODE_STARTS)
+        task.tell(CODE_STARTS)
 
     def task_post_step(
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> None:
         """When the step's code has ended well."""
         if running.current is not None:
-            running.current.tell(running.CODE_ENDS)
+            running.current.tell(CODE_ENDS)
 
     def task_exception(
         self,
@@ -107,8 +108,8 @@ class DagsterInternalDecorator(StepDecorator):
     ) -> None:
         """When the step's code has raised. Does not handle the exception: that is `@catch`'s."""
         if running.current is not None:
-            running.current.exception = exception
-            running.current.tell(running.CODE_ENDS)
+            running.current.seen.exception = exception
+            running.current.tell(CODE_ENDS)
 
 
 def _has_parameters(launch: Launch, context: Any) -> bool:

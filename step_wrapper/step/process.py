@@ -14,12 +14,12 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from step_wrapper.control import REPORTED, STEP_ENDS
 from step_wrapper.logs import flush_output
 from step_wrapper.report.exceptions import described, is_framework, skip_framework
 from step_wrapper.report.outcome import Outcome
 from step_wrapper.step import running
 from step_wrapper.step.records import forward_records
-from step_wrapper.step.running import REPORTED, STEP_ENDS
 
 if TYPE_CHECKING:
     import socket
@@ -92,11 +92,11 @@ def run_step(
         exit_status=exit_code,
         duration_seconds=time.monotonic() - started,
         ended_because=ended_because,
-        exception=None if task.exception is None else described(task.exception),
-        is_timeout=_is_timeout(task.exception),
+        exception=None if task.seen.exception is None else described(task.seen.exception),
+        is_timeout=_is_timeout(task.seen.exception),
     )
     try:
-        is_done = report(launch, context, outcome, folder, task)
+        is_done = report(launch, context, outcome, folder, task.seen)
     except Exception as error:
         # in this process, where files may not grow or memory is short: the supervisor reports in its place
         print(f"metaflow-pipes: the step could not report to Dagster: {error!r}", file=sys.stderr)
@@ -201,8 +201,8 @@ def _run_flow(arguments: list[str]) -> int:
 
 
 def _note_exception(error: BaseException | None) -> None:
-    if running.current is not None and running.current.exception is None:
-        running.current.exception = error
+    if running.current is not None and running.current.seen.exception is None:
+        running.current.seen.exception = error
 
 
 def _behind(exit_: SystemExit) -> BaseException | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from metaflow.clone_util import clone_task_helper
 from metaflow.datastore.datastore_set import TaskDataStoreSet
 from metaflow.runtime import PREFETCH_DATA_ARTIFACTS
 
 from step_wrapper.report.datastore import open_datastore
-from step_wrapper.step.running import PARAMETERS_VARIABLE
+from step_wrapper.step.running import PARAMETERS_VARIABLE, Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,20 +27,6 @@ WORKERS_ARTIFACT = "_control_mapper_tasks"
 
 class CannotResumeError(Exception):
     """A run can't be resumed, and no retry will change that; the message is the predicate of a sentence on the step."""
-
-
-class Index(NamedTuple):
-    """What the resumed run knows of its origin.
-
-    Attributes:
-        origin_parameters: The id of the task that holds the origin's parameters.
-        parameters: The id of the task that holds those of the resumed run.
-        tasks: The ids of the origin's tasks of the step that is asked for, by their places.
-    """
-
-    origin_parameters: str
-    parameters: str
-    tasks: dict[str, str]
 
 
 def place(indices: Iterable[int | None], iteration: int | None) -> str:
