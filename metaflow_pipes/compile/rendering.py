@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Reference
+from metaflow_pipes.file_format import current_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,12 +28,13 @@ def render(job: JobModel, definitions_file: Path) -> str:
         definitions_file: The absolute path where the text will stand; paths near it become relative to it.
 
     Returns:
-        The source. The same job and path give the same text.
+        The source. The same job and path give the same text, by the same version of metaflow-pipes.
     """
     folder, root = definitions_file.parent, job.flow.datastore_root
     return _template().render(
         job=job,
         flow=job.flow,
+        compiled_by=current_version(),
         options=job.options,
         imports=_imports(job),
         definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
@@ -110,6 +112,7 @@ def _step(op: OpModel) -> str:
 def _imports(job: JobModel) -> str:
     """The line that imports what the file uses of the runtime."""
     names = {
+        "CompilerVersion",
         "MetaflowFlow",
         "MetaflowPipesClient",
         "MetaflowStep",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.compile.model import ParameterModel
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.file_format import CompilerVersion
 from metaflow_pipes.locations import beside, run_folder, staleness
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ PRODUCTION_TOKEN_SETTING = "METAFLOW_PRODUCTION_TOKEN"  # noqa: S105 - its name,
 
 
 # What a positional argument is called in the calls of a generated file.
-_POSITIONAL = {"MetaflowStep": ("name", "upstream"), "MetaflowParameter": ("name", "kind")}
+_POSITIONAL = {
+    "CompilerVersion": ("version",),
+    "MetaflowParameter": ("name", "kind"),
+    "MetaflowStep": ("name", "upstream"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Deployment:
         datastore_root: The root of the datastore: an absolute path or a URL.
         top_level_args: Metaflow's options before its command.
         tags: Metaflow tags of each run.
+        compiled_by: The version of metaflow-pipes that has written the file; None for release 0.1.
     """
 
     definitions_file: Path
@@ -77,6 +83,7 @@ class Deployment:
     datastore_root: str
     top_level_args: tuple[str, ...]
     tags: tuple[str, ...]
+    compiled_by: CompilerVersion | None = None
 
     @property
     def start_op(self) -> str:
@@ -158,10 +165,11 @@ def _calls(path: Path) -> dict[str, ast.Call]:
 
 def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployment:
     flow, name = _arguments(flow_call), _value(_arguments(job_call)["name"])
+    compiled_by = _compiled_by(path, flow["compiled_by"]) if "compiled_by" in flow else None
     values = {
         key: _value(node)
         for key, node in flow.items()
-        if key not in ("definitions_file", "steps", "parameters", "translator")
+        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "translator")
     }
     steps = [_record(call) for call in _elements(flow["steps"])]
     flow_file = beside(path, values["file"])
@@ -191,7 +199,21 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
         datastore_root=str(beside(path, root)) if values["datastore"] == "local" else root,
         top_level_args=tuple(values["top_level_args"]),
         tags=tuple(values.get("tags", ())),
+        compiled_by=compiled_by,
     )
+
+
+def _compiled_by(path: Path, call: ast.expr) -> CompilerVersion:
+    """The version that wrote a file.
+
+    Raises:
+        DeploymentError: The file is of a format that the installed version does not know.
+    """
+    record = _record(call)
+    try:
+        return CompilerVersion(record["version"], record["format"])
+    except DeploymentError as error:
+        raise DeploymentError(f"{path} can't be used. {error}") from None
 
 
 def project_and_branch(deployment_name: str | None) -> tuple[str | None, str | None]:

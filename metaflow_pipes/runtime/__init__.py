@@ -1,5 +1,9 @@
 """What a generated definitions file imports: the flow, the Pipes client, and the body of its ops."""
 
+import importlib.util
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.file_format import CompilerVersion, installed_version
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
@@ -18,6 +22,7 @@ from metaflow_pipes.runtime.step import (
 from metaflow_pipes.runtime.steps import MetaflowStep
 
 __all__ = [
+    "CompilerVersion",
     "DagsterMetaflowTranslator",
     "MetaflowFlow",
     "MetaflowFlowWarning",
@@ -37,3 +42,16 @@ __all__ = [
     "run_switch_step",
     "threads",
 ]
+
+
+if not TYPE_CHECKING:  # type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Refuse a name that only a later version has, since a file of that version imports it before all else."""
+        if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise ImportError(
+            f"metaflow_pipes.runtime has no {name!r} in metaflow-pipes {installed_version()}, which is installed here. "
+            "If a definitions file asks for it, a later version has compiled that: the file's first line says which. "
+            "Upgrade metaflow-pipes to it, or compile the flow again: python flow.py dagster create"
+        )

@@ -17,6 +17,7 @@ from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from metaflow_pipes.file_format import CompilerVersion
     from metaflow_pipes.runtime.parameters import MetaflowParameter
     from metaflow_pipes.runtime.steps import MetaflowStep
 
@@ -57,6 +58,7 @@ class MetaflowFlow:
         deployment: The name of the flow's deployment, if that is not its own: that of project, branch and flow.
         steps: The flow's steps, each after those whose tasks it takes.
         translator: Says how steps become assets.
+        compiled_by: The version of metaflow-pipes that wrote the definitions file; None for release 0.1.
     """
 
     name: str
@@ -78,6 +80,7 @@ class MetaflowFlow:
     deployment: str | None = None
     steps: Sequence[MetaflowStep] = ()
     translator: DagsterMetaflowTranslator = field(default_factory=DagsterMetaflowTranslator)
+    compiled_by: CompilerVersion | None = None
 
     def __post_init__(self) -> None:
         problem = self.staleness()
