@@ -110,6 +110,8 @@ def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **opt
             f"Flow {launch.deployment.flow_name} has no step {step_to_rerun}. Its steps are: {steps}."
         )
     origin = Origin.find(ctx.obj, launch.deployment, launch.service, origin_run_id)
+    which = "" if origin_run_id else ", the latest run of the flow"
+    ctx.obj.echo_always(f"Resuming {launch.deployment.flow_name}/{origin.run_id}{which}.", no_bold=True, highlight=None)
     given = launch.given()
     kept = origin.parameters(launch.deployment)
     # a parameter that the flow did not have then has its default

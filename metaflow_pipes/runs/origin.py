@@ -7,13 +7,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from metaflow import Flow, Run
 from metaflow.datastore import FlowDataStore
 from metaflow.datastore.exceptions import DataException
+from metaflow.exception import MetaflowNamespaceMismatch, MetaflowNotFound
 from metaflow.plugins import DATASTORES
 from metaflow.util import get_latest_run_id
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.names import FLOW_TAG, ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 from metaflow_pipes.runs.service import find_run
 
 if TYPE_CHECKING:
@@ -48,16 +50,15 @@ class Origin:
             state: Metaflow's `CliState`.
             deployment: The deployed flow.
             service: Where its runs on Dagster are.
-            run_id: A Metaflow run id, or what `find_run` takes; None for the latest run.
+            run_id: A Metaflow run id, or what `find_run` takes; None for the newest run, whichever side began it.
 
         Raises:
             DeploymentError: There is no such run.
+            MetaflowException: Metaflow's metadata service can't be asked for its newest run.
         """
         flow = deployment.flow_name
         if run_id is None:
-            run_id = get_latest_run_id(state.echo, flow)
-            if run_id is None:
-                raise DeploymentError(f"Flow {flow} has no latest run here. Name the run to resume by --origin-run-id.")
+            run_id = _latest_run_id(state, deployment, service)
         parameters = _parameters_task(deployment, run_id)
         if parameters is None:
             where = f"in the {deployment.datastore} datastore {deployment.datastore_root}"
@@ -69,7 +70,7 @@ class Origin:
             if parameters is None:
                 raise DeploymentError(
                     f"Run {run_id} of flow {flow} has stored nothing {where} that could be resumed. Launch it anew by "
-                    "`trigger`."
+                    "`trigger`, or name another run by --origin-run-id."
                 )
         # in a process that does not import the flow, Metaflow's stand-in for it has no parameters
         live = {p.name: attribute for attribute, p in state.flow._get_parameters() if not p.IS_CONFIG_PARAMETER}
@@ -128,6 +129,38 @@ def _parameters_task(deployment: Deployment, run_id: str) -> Any:
     except DataException:
         return None
     return tasks[-1] if tasks else None
+
+
+def _latest_run_id(state: Any, deployment: Deployment, service: DagsterService) -> str:
+    """The id of the flow's newest run, by its creation: of those on Dagster and those by Metaflow's own runner."""
+    found = [
+        (run.created_at or 0.0, run.metaflow_run_id) for run in service.runs({FLOW_TAG: deployment.flow_name}, (), 1)
+    ]
+    found += _latest_of_metaflow(state, deployment)
+    if not found:
+        raise DeploymentError(
+            f"Flow {deployment.flow_name} has no run on {service}, and Metaflow knows of no latest one here. Name the "
+            "run to resume by --origin-run-id."
+        )
+    return max(found)[1]
+
+
+def _latest_of_metaflow(state: Any, deployment: Deployment) -> list[tuple[float, str]]:
+    """When Metaflow's newest run of the flow began, in seconds since 1970, and its id; empty if it knows of none.
+
+    With local metadata that is the one that Metaflow's own `resume` means. With a metadata service, which a team
+    shares, it is one of the user's namespace.
+    """
+    flow, provider = deployment.flow_name, deployment.metadata_provider or state.metadata.metadata_str()
+    try:
+        if provider.startswith("local@"):
+            run_id = get_latest_run_id(state.echo, flow)
+            run = run_id and Run(f"{flow}/{run_id}", _namespace_check=False, _current_metadata=provider)
+        else:
+            run = Flow(flow, _current_metadata=provider).latest_run
+    except (MetaflowNotFound, MetaflowNamespaceMismatch):
+        return []
+    return [(run.created_at.timestamp(), run.id)] if run else []
 
 
 def _attributes_in(flow_file: Path) -> dict[str, str]:

@@ -303,6 +303,29 @@ def test_parameter_that_the_origin_does_not_have_takes_its_default(project, tmp_
     assert flows.metaflow_run("FlakyFlow", (flows.folder / "run_id").read_text()).data.result == 16
 
 
+def test_newest_run_of_either_side_is_resumed_and_named(project, tmp_path):
+    flows: Project = project("flaky.py")
+    flows.compile("flaky.py", "--executor", "in_process")
+
+    def run_by_metaflow() -> str:
+        flows.metaflow("flaky.py", "--no-pylint", "run", "--run-id-file", "run_id", check=False)
+        return (flows.folder / "run_id").read_text()
+
+    def resume() -> tuple[str, str]:
+        """The id of a new run, and what the command says."""
+        arguments = ("resume", "--wait", "--run-id-file", "run_id")
+        finished = flows.metaflow("flaky.py", "dagster", *arguments, check=False, DAGSTER_HOME=str(tmp_path))
+        return (flows.folder / "run_id").read_text(), finished.stdout
+
+    first = run_by_metaflow()
+    resumed, output = resume()
+    assert f"Resuming FlakyFlow/{first}, the latest run of the flow." in output
+    _, output = resume()
+    assert f"Resuming FlakyFlow/{resumed}, the latest run of the flow." in output
+    last = run_by_metaflow()
+    assert f"Resuming FlakyFlow/{last}, the latest run of the flow." in resume()[1]
+
+
 def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp_path):
     flows: Project = project("flaky.py")
     flows.write("ready", "")
