@@ -77,15 +77,32 @@ class Origin:
         return cls(run_id, parameters, {**_attributes_in(deployment.flow_file), **live})
 
     def parameters(self, deployment: Deployment) -> dict[str, Any]:
-        """The values of its parameters as the run config shows them, as far as that can."""
+        """The values of its parameters as the run config shows them, as far as that can.
+
+        Raises:
+            DeploymentError: Version 0.1 compiled the flow, and it is not known where the run has stored a parameter.
+        """
         values = {}
         for parameter in deployment.parameters:
-            attribute = parameter.attribute or self.attributes.get(parameter.name, parameter.usual_attribute)
+            attribute = self._attribute(deployment, parameter)
             if attribute not in self.artifacts:
                 continue
             is_file = parameter.kind == "file"
             values[parameter.name] = self._placeholder if is_file else self._shown(parameter, self.artifacts[attribute])
         return values
+
+    def _attribute(self, deployment: Deployment, parameter: ParameterModel) -> str:
+        """The flow's attribute that holds a parameter's value, also for a definitions file of version 0.1."""
+        attribute = parameter.attribute or parameter.usual_attribute
+        if deployment.compiled_by is not None:
+            return attribute
+        if parameter.name not in self.attributes and attribute not in self.artifacts:
+            raise DeploymentError(
+                f"{deployment.definitions_file} does not say which attribute of flow {deployment.flow_name} is its "
+                f"parameter {parameter.name}, so that run {self.run_id} can't be asked for its value. Compile the flow "
+                "again with `dagster create`."
+            )
+        return self.attributes.get(parameter.name, attribute)
 
     def tags(self, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
         """The tags that make a Dagster run go on from this one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from metaflow_pipes.compile.model import ParameterModel
 from metaflow_pipes.deployment.definitions_file import Deployment
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.file_format import CompilerVersion
+from metaflow_pipes.runs.origin import Origin
 from metaflow_pipes.runs.progress import Progress, duration
 from metaflow_pipes.runs.run_config import from_text, run_config, split_run_params
 from metaflow_pipes.runs.service import RunRecord, RunStatus, StepEvent, find_run, reason_of
@@ -232,6 +235,23 @@ def test_paths_are_those_of_the_callers_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert config_of(file="data.txt")["file"] == str(tmp_path / "data.txt")
     assert config_of(file='{"type": "uploader-v2"}')["file"] == '{"type": "uploader-v2"}'
+
+
+def test_origins_values_are_found_by_their_attributes():
+    rate, count = ParameterModel("learning-rate", "float", attribute="rate"), ParameterModel("a-count", "int")
+    deployment = replace(DEPLOYMENT, parameters=(rate, count), compiled_by=CompilerVersion("0.2.0", 2))
+    assert Origin("17", {"rate": 0.7, "a_count": 3}, {}).parameters(deployment) == {"learning-rate": 0.7, "a-count": 3}
+    # the run may be older than the parameter
+    assert Origin("17", {"rate": 0.7}, {}).parameters(deployment) == {"learning-rate": 0.7}
+
+
+def test_attribute_that_a_file_of_version_0_1_does_not_tell_is_never_taken_for_one_that_is_not_there():
+    deployment = replace(DEPLOYMENT, parameters=(ParameterModel("learning-rate", "float"),), compiled_by=None)
+    assert Origin("17", {"rate": 0.7}, {"learning-rate": "rate"}).parameters(deployment) == {"learning-rate": 0.7}
+    assert Origin("17", {}, {"learning-rate": "rate"}).parameters(deployment) == {}
+    assert Origin("17", {"learning_rate": 0.7}, {}).parameters(deployment) == {"learning-rate": 0.7}
+    with pytest.raises(DeploymentError, match=r"which attribute of flow F is its parameter learning-rate"):
+        Origin("17", {"rate": 0.7}, {}).parameters(deployment)
 
 
 def test_pairs_hold_an_equals_sign():
