@@ -66,15 +66,30 @@ class ParameterCommand(Command):
 
     `given_parameters` tells which there are: a deployed flow has its defaults itself.
 
-    It is to be decorated with Metaflow's `add_custom_parameters`, by which the Deployer API knows the parameters.
+    The parameters are those of the flow that the command runs for, and none is known when a module is imported: the
+    Deployer API imports it in a step of another flow, too. So Metaflow's decorator `add_custom_parameters`, which asks at
+    once for the flow of its process, is not for this command; the two attributes are what the API reads of it.
+
+    Attributes:
+        has_flow_params: Tells Metaflow's API to add the parameters of the flow that is deployed.
+        original_params: The command's own options, to which it goes back before it adds those of another flow.
     """
+
+    has_flow_params = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.original_params = list(self.params)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The command's own options and those of the parameters."""
-        own = list(getattr(self, "original_params", self.params))
         flow_parameters = [p for _, p in ctx.obj.flow._get_parameters() if not p.IS_CONFIG_PARAMETER]
         help_option = self.get_help_option(ctx)
-        return [*map(_ParameterOption, flow_parameters), *own, *([help_option] if help_option else [])]
+        return [
+            *map(_ParameterOption, flow_parameters),
+            *self.original_params,
+            *([help_option] if help_option else []),
+        ]
 
     def parse_args(self, ctx: Any, args: Any) -> Any:
         """Parse the command's arguments, and take the parameters out of its keyword arguments."""

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow import parameters
 from metaflow._vendor import click
 
 from metaflow_pipes.cli.command import (
@@ -74,7 +73,6 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@parameters.add_custom_parameters(deploy_mode=False)
 @click.command(cls=ParameterCommand, help="Launch a run of the deployed flow.")
 @_launch_options
 @click.pass_context
@@ -84,7 +82,6 @@ def trigger(ctx: Any, **options: Any) -> None:
     launch.begin({**launch.from_environment(), **launch.given()}, {})
 
 
-@parameters.add_custom_parameters(deploy_mode=False)
 @click.command(
     cls=ParameterCommand,
     help="Launch a run that takes over what an earlier one has done, and goes on from there. Tasks that succeeded are "
