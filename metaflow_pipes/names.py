@@ -14,5 +14,10 @@ OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
 # Of a run that a background process of this package runs: the host where that is, and the run, since Dagster copies
 # tags to the re-executions of a run.
 WORKER_TAG = "metaflow/run_worker"
+# The same in the environment of that process, for the supervisor of the step that has launched it, if one has: the
+# supervisor ends what its step leaves behind (`step_wrapper.processes`), and that is not of the step.
+RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
+# What the names of the variables begin with by which Dagster Pipes tells a step of its op.
+PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 # The tag by which Dagster marks a re-execution from failure.
 RESUME_RETRY_TAG = "dagster/is_resume_retry"

@@ -19,6 +19,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.02
 _STAT_BYTES = 4096
+# In the environment of a process in the background that runs a Dagster run: that run (`metaflow_pipes.names`).
+RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 
 
 def adopt_orphans() -> None:
@@ -39,6 +41,9 @@ def _prctl(option: int, argument: int) -> None:
 def descendants(of: int) -> list[int]:
     """The process ids of all descendants of a process, parents before their children.
 
+    A Dagster run in the background that one of them has launched, for a flow that triggers flows, is not among them: it
+    goes on by itself.
+
     Args:
         of: The process id.
     """
@@ -49,10 +54,24 @@ def descendants(of: int) -> list[int]:
     found: list[int] = []
     queue = [of]
     while queue:
-        below = children.get(queue.pop(0), [])
+        below = [pid for pid in children.get(queue.pop(0), []) if not _is_of_another_run(pid)]
         found.extend(below)
         queue.extend(below)
     return found
+
+
+def _is_of_another_run(pid: int) -> bool:
+    """Whether a process runs a Dagster run that this one is no part of.
+
+    Only on Linux: elsewhere it is no descendant, since nobody adopts it when what has launched it ends.
+    """
+    try:
+        with io.FileIO(f"/proc/{pid}/environ") as file:
+            variables = file.readall().split(b"\0")
+    except OSError:
+        return False
+    marks = [variable for variable in variables if variable.startswith(f"{RUN_WORKER_VARIABLE}=".encode())]
+    return bool(marks) and marks[0] != f"{RUN_WORKER_VARIABLE}={os.environ.get(RUN_WORKER_VARIABLE)}".encode()
 
 
 class _Process(NamedTuple):

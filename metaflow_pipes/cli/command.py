@@ -66,9 +66,9 @@ class ParameterCommand(Command):
 
     `given_parameters` tells which there are: a deployed flow has its defaults itself.
 
-    The parameters are those of the flow that the command runs for, and none is known when a module is imported: the
-    Deployer API imports it in a step of another flow, too. So Metaflow's decorator `add_custom_parameters`, which asks at
-    once for the flow of its process, is not for this command; the two attributes are what the API reads of it.
+    The parameters are those of the flow that the command runs for, which is not known when a module is imported: the
+    Deployer API imports it in a step of another flow, too. So Metaflow's decorator `add_custom_parameters`, which asks
+    at once for the flow of its process, is not for this command; the two attributes are what the API reads of it.
 
     Attributes:
         has_flow_params: Tells Metaflow's API to add the parameters of the flow that is deployed.

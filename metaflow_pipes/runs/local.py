@@ -24,7 +24,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.names import PIPES_VARIABLES_PREFIX, RUN_ID_TAG, RUN_WORKER_VARIABLE, WORKER_TAG
 from metaflow_pipes.runs.loading import load_job
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
@@ -142,7 +142,7 @@ class LocalInstance:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "DAGSTER_HOME": str(self.home)},
+                env={**_run_environment(), HOME_VARIABLE: str(self.home), RUN_WORKER_VARIABLE: run.run_id},
                 start_new_session=True,
             )
 
@@ -252,6 +252,14 @@ def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
     """Where `dagster dev -f` shows the job, so that its UI counts the run among the job's and re-executes it."""
     location = RegisteredCodeLocationOrigin(deployment.definitions_file.name)
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
+
+
+def _run_environment() -> dict[str, str]:
+    """The environment of a run: that of who launches it, but for the variables of a step's op, which may be who does.
+
+    Whatever has those variables is ended with the step if its supervisor dies.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith(PIPES_VARIABLES_PREFIX)}
 
 
 def _worker_name(dagster_run_id: str) -> str:
