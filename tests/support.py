@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import metaflow
+from warm_python import WarmPython
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
 FLOWS = Path(__file__).parent / "flows"
 EXAMPLES = Path(__file__).parent.parent / "examples"
+# Commands that read a flow and change files: they need no interpreter of their own.
+OF_FILES = {"create", "delete", "list-jobs"}
+
+warm_python = WarmPython()
 
 
 @dataclass
@@ -44,17 +49,32 @@ class Project:
 
     def metaflow(self, flow: str, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """`python flow.py ...` in the project's folder; stderr goes into stdout."""
-        finished = subprocess.run(
-            [sys.executable, flow, *arguments],
+        is_of_files = "dagster" in arguments and not OF_FILES.isdisjoint(arguments)
+        run = self._run_warm if is_of_files else self._run_cold
+        finished = run([flow, *arguments], {**os.environ, **env})
+        assert not check or finished.returncode == 0, finished.stdout
+        return finished
+
+    def refuses(self, flow: str, *arguments: str, top_level: tuple[str, ...] = (), **env: str) -> str:
+        """The output of a `python flow.py dagster ...` that refuses: it ends with exit code 1, without a traceback."""
+        finished = self._run_warm([flow, *top_level, "dagster", *arguments], {**os.environ, **env})
+        assert finished.returncode == 1, finished.stdout
+        assert "Traceback" not in finished.stdout
+        return finished.stdout
+
+    def _run_warm(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        return warm_python.run(command, self.folder, env) or self._run_cold(command, env)
+
+    def _run_cold(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
             cwd=self.folder,
-            env={**os.environ, **env},
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        assert not check or finished.returncode == 0, finished.stdout
-        return finished
 
     def compile(self, flow: str, *options: str, top_level: tuple[str, ...] = (), to: str = "defs.py") -> Path:
         self.metaflow(flow, *top_level, "dagster", "create", to, *options)

@@ -54,7 +54,8 @@ def test_file_loads_without_the_compiler_and_is_plain_dagster(project):
     }
     assert imported == {"dagster", "metaflow_pipes.runtime"}
     module = load(definitions)
-    assert module.SplitFlow is module.defs.get_job_def("SplitFlow") or module.SplitFlow.name == "SplitFlow"
+    assert module.SplitFlow.name == "SplitFlow"
+    assert module.defs.get_job_def("SplitFlow") is module.SplitFlow
 
 
 def test_name_max_workers_and_executor(project):
@@ -71,9 +72,8 @@ def test_name_stands_before_or_behind_the_command(project):
     flows: Project = project("one_step.py")
     for arguments in (["--name", "n", "create", "defs.py"], ["--name", "n", "create", "defs.py", "--name", "n"]):
         assert "Dagster job n " in flows.metaflow("one_step.py", "dagster", *arguments).stdout
-    finished = flows.metaflow("one_step.py", "dagster", "--name", "a", "create", "--name", "b", check=False)
-    assert finished.returncode == 1
-    assert "--name is given twice, as a before and as b behind create" in finished.stdout
+    shown = flows.refuses("one_step.py", "--name", "a", "create", "--name", "b")
+    assert "--name is given twice, as a before and as b behind create" in shown
 
 
 def test_deployment_is_found_by_its_name(project, monkeypatch):
@@ -189,7 +189,7 @@ def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
         (["--with", "retry:times=x"], "--with retry:times=x"),
         (["--with", "timeout:seconds=abc"], "--with timeout:seconds=abc"),
         (["--with", "kubernetes"], "@kubernetes, which is not supported"),
-        (["--with", "parallel"], "graph of flow *OneStepFlow*".replace("*", "")),
+        (["--with", "parallel"], "graph of flow OneStepFlow"),
         (["--step-env", "=x"], "KEY=VALUE"),
         (["--max-workers", "0"], "--max-workers is 0"),
         (["--max-workers", "2", "--executor", "in_process"], "--max-workers can't be used"),
@@ -204,10 +204,7 @@ def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
 def test_bad_option_is_one_message_and_leaves_the_old_file(project, options, message):
     flows: Project = project("one_step.py")
     old = flows.write("defs.py", OLD)
-    finished = flows.metaflow("one_step.py", "dagster", "create", "defs.py", *options, check=False)
-    assert finished.returncode == 1
-    assert message in finished.stdout
-    assert "Traceback" not in finished.stdout
+    assert message in flows.refuses("one_step.py", "create", "defs.py", *options)
     assert old.read_text() == OLD
 
 
@@ -222,18 +219,14 @@ def test_flow_that_fails_lint_leaves_the_old_file(project):
         ),
     )
     old = flows.write("defs.py", OLD)
-    finished = flows.metaflow("one_step.py", "dagster", "create", "defs.py", check=False)
-    assert finished.returncode == 1
-    assert "Validity checker found an issue" in finished.stdout
+    assert "Validity checker found an issue" in flows.refuses("one_step.py", "create", "defs.py")
     assert old.read_text() == OLD
 
 
 def test_name_with_project_is_refused(project):
     flows: Project = project("decorated.py")
     flows.write("sibling.py", "VALUE = 1\n")
-    finished = flows.metaflow("decorated.py", "dagster", "create", "--name", "x", check=False)
-    assert finished.returncode == 1
-    assert "--branch" in finished.stdout
+    assert "--branch" in flows.refuses("decorated.py", "create", "--name", "x")
 
 
 def test_flow_file_can_not_be_the_output(project):
@@ -241,9 +234,7 @@ def test_flow_file_can_not_be_the_output(project):
     source = (flows.folder / "one_step.py").read_text()
     (flows.folder / "link.py").symlink_to("one_step.py")
     for output in ("one_step.py", "./one_step.py", "link.py"):
-        finished = flows.metaflow("one_step.py", "dagster", "create", output, check=False)
-        assert finished.returncode == 1
-        assert "flow file itself" in finished.stdout
+        assert "flow file itself" in flows.refuses("one_step.py", "create", output)
     assert (flows.folder / "one_step.py").read_text() == source
 
 
@@ -256,10 +247,7 @@ def test_output_that_can_not_be_written(project):
         ("a_file/defs.py", "Not a directory"),
         ("a_folder", "is a folder"),
     ):
-        finished = flows.metaflow("one_step.py", "dagster", "create", output, check=False)
-        assert finished.returncode == 1
-        assert message in finished.stdout
-        assert "Traceback" not in finished.stdout
+        assert message in flows.refuses("one_step.py", "create", output)
     assert sorted(os.listdir(flows.folder)) == [".metaflow", "a_file", "a_folder", "one_step.py"]
 
 

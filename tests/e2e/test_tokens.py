@@ -52,11 +52,18 @@ if __name__ == "__main__":
 """
 
 
-def create(flows: Project, *options: str, user: str = "ann", check: bool = True) -> subprocess.CompletedProcess[str]:
+def create(flows: Project, *options: str, user: str = "ann") -> subprocess.CompletedProcess[str]:
     """`create` by a user with a Metaflow folder of their own."""
-    home = str(flows.folder / f"home-{user}")
-    command = ("dagster", "create", "defs.py", *options)
-    return flows.metaflow("one_step.py", *command, check=check, METAFLOW_USER=user, METAFLOW_HOME=home)
+    return flows.metaflow("one_step.py", "dagster", "create", "defs.py", *options, **variables_of(flows, user))
+
+
+def refuses_to_create(flows: Project, *options: str, user: str = "ann") -> str:
+    """The message with which `create` refuses."""
+    return flows.refuses("one_step.py", "create", "defs.py", *options, **variables_of(flows, user))
+
+
+def variables_of(flows: Project, user: str) -> dict[str, str]:
+    return {"METAFLOW_USER": user, "METAFLOW_HOME": str(flows.folder / f"home-{user}")}
 
 
 def token_in(flows: Project, file: str = "defs.py") -> str:
@@ -80,20 +87,18 @@ def test_another_user_needs_the_token_once(project):
     create(flows)
     token, text = token_in(flows), (flows.folder / "defs.py").read_text()
     for options in ([], ["--authorize", "guessed"], ["--generate-new-token"], ["--new-token", "mine"]):
-        refused = create(flows, *options, user="bob", check=False)
-        assert refused.returncode == 1
-        assert "Incorrect production token" in refused.stdout
-        assert "deployed by the user ann" in refused.stdout
-        assert "create --authorize TOKEN" in refused.stdout
-        assert "Traceback" not in refused.stdout
-        assert token not in refused.stdout
+        shown = refuses_to_create(flows, *options, user="bob")
+        assert "Incorrect production token" in shown
+        assert "deployed by the user ann" in shown
+        assert "create --authorize TOKEN" in shown
+        assert token not in shown
         assert (flows.folder / "defs.py").read_text() == text
     create(flows, "--authorize", f"production:{token}", user="bob")
     assert token_in(flows) == token
     create(flows)  # the token is in ann's folder
     create(flows, user="bob")  # and now in bob's
     assert read_deployment(flows.folder / "defs.py").user == "bob"
-    assert create(flows, user="carl", check=False).returncode == 1
+    assert "Incorrect production token" in refuses_to_create(flows, user="carl")
 
 
 def test_flow_moves_to_a_new_token(project):
@@ -111,9 +116,7 @@ def test_flow_moves_to_a_new_token(project):
         (["--new-token", "a b"], "--new-token is 'a b'"),
         (["--new-token", ""], "--new-token is ''"),
     ):
-        refused = create(flows, *options, check=False)
-        assert refused.returncode == 1
-        assert message in refused.stdout
+        assert message in refuses_to_create(flows, *options)
         assert token_in(flows) == "mine"
 
 
@@ -128,8 +131,7 @@ def test_token_follows_the_job_and_not_the_file(project):
     flows.metaflow("one_step.py", "dagster", "create", "more.py", **home)
     assert token_in(flows, "more.py") == "mine"
     # what is replaced is another job, but it is still ann's
-    refused = create(flows, "--name", "other", user="bob", check=False)
-    assert "Incorrect production token" in refused.stdout
+    assert "Incorrect production token" in refuses_to_create(flows, "--name", "other", user="bob")
 
 
 @pytest.mark.parametrize(
@@ -180,9 +182,7 @@ def test_branches_of_a_project_have_tokens_of_their_own_as_on_argo(project):
     # base32 of the SHA-1 of `shop.test.x`
     assert tokens[0] == new_token("mfprj-" + tokens[0].split("-")[1])
     assert tokens[0] != tokens[1]
-    refused = flows.metaflow("flow.py", "dagster", "create", "--new-token", "mine", check=False)
-    assert refused.returncode == 1
-    assert "because it has @project" in refused.stdout
+    assert "because it has @project" in flows.refuses("flow.py", "create", "--new-token", "mine")
 
 
 def test_namespace_of_create_is_that_of_the_steps(project):
@@ -220,19 +220,16 @@ def test_delete_removes_file_and_entry(project):
     assert "under way are not ended, but can't begin another step" in shown
     assert not (flows.folder / "defs.py").exists()
     assert registered() == []
-    refused = flows.metaflow("one_step.py", "dagster", "delete", check=False)
-    assert refused.returncode == 1
-    assert "Flow OneStepFlow is not deployed as job OneStepFlow" in refused.stdout
+    assert "Flow OneStepFlow is not deployed as job OneStepFlow" in flows.refuses("one_step.py", "delete")
 
 
 def test_delete_by_another_user_needs_the_token(project):
     flows: Project = project("one_step.py")
     definitions = flows.compile("one_step.py", "--name", "nightly")
     command = ("dagster", "delete", "--definitions-file", "defs.py")
-    refused = flows.metaflow("one_step.py", *command, check=False, METAFLOW_USER="bob", METAFLOW_HOME="/nowhere")
-    assert refused.returncode == 1
-    assert "Incorrect production token" in refused.stdout
-    assert "delete --authorize TOKEN" in refused.stdout
+    shown = flows.refuses("one_step.py", *command[1:], METAFLOW_USER="bob", METAFLOW_HOME="/nowhere")
+    assert "Incorrect production token" in shown
+    assert "delete --authorize TOKEN" in shown
     assert definitions.is_file()
     flows.metaflow("one_step.py", *command, "--authorize", token_in(flows), METAFLOW_USER="bob")
     assert not definitions.exists()
@@ -243,8 +240,7 @@ def test_delete_means_the_job_of_the_name_and_of_this_flow(project):
     flows.compile("one_step.py", to="a.py")
     flows.compile("one_step.py", "--name", "nightly", to="b.py")
     flows.compile("split.py", to="c.py")
-    refused = flows.metaflow("one_step.py", "dagster", "delete", "--definitions-file", "c.py", check=False)
-    assert "belongs to the flow SplitFlow" in refused.stdout
+    assert "belongs to the flow SplitFlow" in flows.refuses("one_step.py", "delete", "--definitions-file", "c.py")
     flows.metaflow("one_step.py", "dagster", "--name", "nightly", "delete")
     assert [(flows.folder / name).is_file() for name in ("a.py", "b.py", "c.py")] == [True, False, True]
 
