@@ -1,22 +1,19 @@
-"""The compiler: the three stages in order, and writing the file."""
+"""`create` from Python: `DagsterCompiler("flow.py").write()`."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import FlowModel, FromRunEnvironment, JobModel, JobOptions
-from metaflow_pipes.compile.options import check_step_env, check_tags
+from metaflow_pipes.compile.model import FromRunEnvironment, JobModel, JobOptions
+from metaflow_pipes.compile.options import check_options, check_types
 from metaflow_pipes.compile.rendering import render
+from metaflow_pipes.compile.stages import CompileRequest, compile_file
 from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token
 from metaflow_pipes.deployment.production_tokens import TokenOptions, resolve_token
 from metaflow_pipes.errors import CompileError
@@ -84,38 +81,27 @@ class DagsterCompiler:
         self._flow_file = Path(os.path.abspath(flow_file))
         if not self._flow_file.is_file():
             raise CompileError(f"There is no flow file {self._flow_file}.")
-        for option, value, type_ in (
-            ("name", name, str),
-            ("max_workers", max_workers, int),
-            ("executor", executor, str),
-            ("log_level", log_level, str),
-            ("translator", translator, str),
-            ("workflow_timeout", workflow_timeout, int),
-            ("authorize", authorize, str),
-            ("generate_new_token", generate_new_token, bool),
-            ("new_token", new_token, str),
-        ):
-            if value is not None and not isinstance(value, type_):
-                raise CompileError(f"{option} is {value!r}, but has to be of type {type_.__name__}.")
-        if not isinstance(step_env or {}, Mapping):
-            raise CompileError(f"step_env is {step_env!r}, but has to be a mapping of names to values.")
-        check_tags(tags)
-        self._options = JobOptions(
+        options = JobOptions(
             name=name,
-            tags=tuple(tags),
+            tags=tags,
             namespace=namespace,
-            step_env=check_step_env({key: _plain(value) for key, value in (step_env or {}).items()}),
+            step_env=_without_dagsters_types(step_env or {}),
             max_workers=max_workers,
             executor=executor,
-            log_level=log_level.lower(),
+            log_level=log_level,
             translator=translator,
             workflow_timeout=workflow_timeout,
         )
+        check_options(options)
+        check_types(
+            {"authorize": authorize, "generate_new_token": generate_new_token, "new_token": new_token},
+            {"authorize": str, "generate_new_token": bool, "new_token": str},
+        )
+        self._request = CompileRequest(options, tuple(decospecs))
         self._tokens = TokenOptions(authorize, generate_new_token, new_token)
-        self._decospecs = tuple(decospecs)
         self._python = python
         self._top_level = _command_line_options(top_level)
-        self._flow: FlowModel | None = None
+        self._compiled: JobModel | None = None
 
     def compile(self, definitions_file: str | os.PathLike[str] | None = None) -> str:
         """Compile the flow.
@@ -155,40 +141,25 @@ class DagsterCompiler:
         return deployed.deployment.definitions_file
 
     def _job(self) -> JobModel:
-        if self._flow is None:
-            self._flow = self._read()
-        job = lower(self._flow, self._options)
-        for message in job.warnings:
+        if self._compiled is None:
+            self._compiled = compile_file(self._python, self._flow_file, self._top_level, self._request)
+        for message in self._compiled.warnings:
             warnings.warn(message, CompileWarning, stacklevel=3)
-        return job
-
-    def _read(self) -> FlowModel:
-        """Stage 1, in a process that runs the flow file as Metaflow does."""
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder, "flow.pickle")
-            specs = [f"--with={spec}" for spec in self._decospecs]
-            command = [
-                self._python,
-                str(self._flow_file),
-                *self._top_level,
-                "dagster",
-                "read",
-                *specs,
-                str(model),
-            ]
-            finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-            if finished.returncode != 0 or not model.is_file():
-                raise CompileError(f"The flow in {self._flow_file} can't be read:\n{finished.stdout.strip()}")
-            return pickle.loads(model.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
+        return self._compiled
 
 
-def _plain(value: Any) -> str | FromRunEnvironment:
-    """A value of `step_env`, without Dagster's type for references to the run's environment."""
+def _without_dagsters_types(step_env: Mapping[str, str | EnvVar]) -> Mapping[str, str | FromRunEnvironment]:
+    """The variables, with this package's own type for references to the run's environment."""
+    if not isinstance(step_env, Mapping):
+        return step_env  # for `check_options` to refuse
     # a lookup by name, since importing dagster costs a second, and who gives an EnvVar has done it
-    dagster = sys.modules.get("dagster")
-    if dagster is not None and isinstance(value, dagster.EnvVar):
-        return FromRunEnvironment(value.env_var_name)
-    return value
+    reference: Any = getattr(sys.modules.get("dagster"), "EnvVar", None)
+    return {
+        name: FromRunEnvironment(cast("EnvVar", value).env_var_name)
+        if reference and isinstance(value, reference)
+        else value
+        for name, value in step_env.items()
+    }
 
 
 def _command_line_options(options: Mapping[str, Any]) -> list[str]:

@@ -18,18 +18,7 @@ from metaflow_pipes.cli.command import Command, DagsterException, definitions_fi
 from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from metaflow_pipes.deployment.definitions_file import Deployment
-
-
-def _decospecs_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--with",
-        "decospecs",
-        multiple=True,
-        help="Add a decorator to all steps, as in `run --with`. Can be given several times.",
-    )(command)
 
 
 # `--name` stands here for all commands; they find it in the parent of their context.
@@ -52,7 +41,12 @@ for command in (trigger, resume, status, list_runs, terminate):
     multiple=True,
     help="Annotate each run with the given Metaflow tag. Can be given several times.",
 )
-@_decospecs_option
+@click.option(
+    "--with",
+    "decospecs",
+    multiple=True,
+    help="Add a decorator to all steps, as in `run --with`. Can be given several times.",
+)
 @click.option(
     "--namespace",
     "user_namespace",
@@ -144,16 +138,14 @@ def create(
     deployer_attribute_file: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
-    from metaflow_pipes.compile.lowering import lower
     from metaflow_pipes.compile.model import JobOptions
-    from metaflow_pipes.compile.options import check_tags, parse_step_env
-    from metaflow_pipes.compile.reader import read_flow
+    from metaflow_pipes.compile.options import parse_step_env
+    from metaflow_pipes.compile.stages import CompileRequest, compile_flow
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name
     from metaflow_pipes.deployment.production_tokens import TokenOptions
 
     obj = context.obj
-    check_tags(tags)
     options = JobOptions(
         name=chosen_name(context, name),
         tags=tags,
@@ -161,11 +153,11 @@ def create(
         step_env=parse_step_env(step_env),
         max_workers=max_workers,
         executor=executor,
-        log_level=log_level.lower(),
+        log_level=log_level,
         translator=translator,
         workflow_timeout=workflow_timeout,
     )
-    job = lower(read_flow(obj, decospecs), options)
+    job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
     deployment = deployed.deployment
     if deployer_attribute_file is not None:
@@ -235,17 +227,16 @@ def list_jobs(obj: Any, of_all_flows: bool) -> None:
         )
 
 
-@dagster.command(cls=Command, hidden=True, help="Write the flow's model to a file, for DagsterCompiler.")
-@click.argument("model_file", type=click.Path())
-@_decospecs_option
+@dagster.command(
+    cls=Command, name="compile", hidden=True, help="Compile the flow as another process asks for it in a folder."
+)
+@click.argument("folder", type=click.Path())
 @click.pass_obj
-def read(obj: Any, model_file: str, decospecs: tuple[str, ...]) -> None:
-    """Stage 1 alone: the other process goes on with stages 2 and 3."""
-    import pickle
+def compile_(obj: Any, folder: str) -> None:
+    """Compile the flow for `metaflow_pipes.compile.stages.compile_file`."""
+    from metaflow_pipes.compile.stages import answer_request
 
-    from metaflow_pipes.compile.reader import read_flow
-
-    Path(model_file).write_bytes(pickle.dumps(read_flow(obj, decospecs)))
+    answer_request(obj, folder)
 
 
 def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> None:

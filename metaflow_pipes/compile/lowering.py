@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import is_free_identifier, job_name, op_names
-from metaflow_pipes.compile.options import check_log_level, check_workflow_timeout, executor_of, translator_of
+from metaflow_pipes.compile.options import check_options, executor_of, translator_of
 from metaflow_pipes.compile.warnings import credential_warnings, decorator_warnings
 from metaflow_pipes.compile.wiring import wire
 from metaflow_pipes.names import FLOW_TAG
@@ -36,8 +37,8 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     Raises:
         CompileError: An option can't be used; names it and says what is allowed.
     """
-    check_log_level(options)
-    check_workflow_timeout(options)
+    check_options(options)
+    options = replace(options, log_level=options.log_level.lower())
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     names = op_names([step.name for step in flow.steps], taken={name})
     outputs = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ class JobOptions:
         max_workers: How many steps run at the same time, or None for the executor's own default.
         executor: `threads`, `multiprocess`, `in_process` or `package.module:executor_def`.
         log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
-            `error`, `critical` or `off`.
+            `error`, `critical` or `off`, in any case.
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
         workflow_timeout: How long a run may take, in seconds, or None.
     """
 
     name: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     namespace: str | None = None
     step_env: Mapping[str, str | FromRunEnvironment] = field(default_factory=dict)
     max_workers: int | None = None

@@ -1,16 +1,19 @@
-"""The options of `create`: each is checked here, and what it names is imported."""
+"""The options of `create` and `DagsterCompiler`: each is checked here, and what it names is imported."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from metaflow_pipes.compile.model import JobOptions
 
@@ -18,8 +21,55 @@ if TYPE_CHECKING:
 # The levels of `logging` at which records of the steps can start to be sent to Dagster.
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "off")
 
+# The types of the options that have one. A boolean is no number here, though Python takes it for one.
+_TYPES = {
+    "name": str,
+    "namespace": str,
+    "max_workers": int,
+    "executor": str,
+    "log_level": str,
+    "translator": str,
+    "workflow_timeout": int,
+}
 
 _IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
+
+
+def check_options(options: JobOptions) -> None:
+    """Check all that can be said of the options without the flow, and without importing what they name.
+
+    Raises:
+        CompileError: An option can't be used; names it and says what is allowed.
+    """
+    check_types({option: getattr(options, option) for option in _TYPES}, _TYPES)
+    _check_tags(options.tags)
+    _check_step_env(options.step_env)
+    if options.max_workers is not None and options.max_workers < 1:
+        raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
+    if options.log_level.lower() not in LOG_LEVELS:
+        raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
+    if options.workflow_timeout is not None and options.workflow_timeout < 1:
+        raise CompileError(
+            f"--workflow-timeout is {options.workflow_timeout}, but a run needs at least 1 second. Leave the option "
+            "out for runs without a limit."
+        )
+
+
+def check_types(values: Mapping[str, object], types: Mapping[str, type]) -> None:
+    """Check the types of options, which can be wrong where they come from Python.
+
+    Args:
+        values: The options' values; None is an option that was not given.
+        types: The type of each.
+
+    Raises:
+        CompileError: A value is of another type.
+    """
+    for option, value in values.items():
+        expected = types[option]
+        is_other = not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)
+        if value is not None and is_other:
+            raise CompileError(f"{option} is {value!r}, but has to be of type {expected.__name__}.")
 
 
 def executor_of(options: JobOptions) -> ExecutorModel:
@@ -28,8 +78,6 @@ def executor_of(options: JobOptions) -> ExecutorModel:
     Raises:
         CompileError: There is none of that name, or it does not take `max_workers`.
     """
-    if options.max_workers is not None and options.max_workers < 1:
-        raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
     if options.executor in ("threads", "multiprocess"):
         limit = "" if options.max_workers is None else f"max_concurrent={options.max_workers}"
         return ExecutorModel(expression=f"{options.executor}({limit})")
@@ -77,61 +125,37 @@ def translator_of(options: JobOptions) -> ImportModel | None:
 
 
 def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
-    """What stands at an import path, and how the generated file gets at it."""
+    """What stands at an import path, and how the generated file gets at it.
+
+    Modules are looked for where Dagster will find them when it loads the file: in the working directory, too.
+    """
     module, _, attribute = path.partition(":")
+    own_path = list(sys.path)
+    sys.path.append(str(Path.cwd()))
     try:
         return ImportModel(module, attribute, alias), getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise CompileError(f"{option} {path} can't be imported: {error}") from None
+    finally:
+        sys.path[:] = own_path
 
 
-def check_log_level(options: JobOptions) -> None:
-    """Check the log level.
-
-    Raises:
-        CompileError: There is no such level.
-    """
-    if options.log_level not in LOG_LEVELS:
-        raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
-
-
-def check_workflow_timeout(options: JobOptions) -> None:
-    """Check the time limit of runs.
-
-    Raises:
-        CompileError: It is less than a second.
-    """
-    if options.workflow_timeout is not None and options.workflow_timeout < 1:
-        raise CompileError(
-            f"--workflow-timeout is {options.workflow_timeout}, but a run needs at least 1 second. Leave the option "
-            "out for runs without a limit."
-        )
-
-
-def parse_step_env(items: Iterable[str]) -> Mapping[str, str | FromRunEnvironment]:
+def parse_step_env(items: Iterable[str]) -> dict[str, str | FromRunEnvironment]:
     """Parse `--step-env` options.
 
     Args:
         items: Each `KEY=VALUE`, or `KEY` for a value that the run's own environment holds.
-
-    Raises:
-        CompileError: An item has no name before the first `=`, or a name or value that no environment can hold.
     """
     step_env: dict[str, str | FromRunEnvironment] = {}
     for item in items:
         name, separator, value = item.partition("=")
         step_env[name] = value if separator else FromRunEnvironment(name)
-    return check_step_env(step_env)
+    return step_env
 
 
-def check_step_env(
-    step_env: Mapping[str, str | FromRunEnvironment],
-) -> Mapping[str, str | FromRunEnvironment]:
-    """Check the names and values of `step_env`, and give it back.
-
-    Raises:
-        CompileError: A name or value can't be put into an environment.
-    """
+def _check_step_env(step_env: Mapping[str, str | FromRunEnvironment]) -> None:
+    if not isinstance(step_env, Mapping):
+        raise CompileError(f"step_env is {step_env!r}, but has to be a mapping of names to values.")
     for name, value in step_env.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise CompileError(
@@ -145,18 +169,12 @@ def check_step_env(
             )
         if isinstance(value, str) and "\0" in value:
             raise CompileError(f"The step_env variable {name} has a value with a NUL character.")
-    return step_env
 
 
-def check_tags(tags: Sequence[str]) -> None:
-    """Check Metaflow tags.
-
-    Raises:
-        CompileError: They are no sequence of strings, or Metaflow does not allow one of them.
-    """
+def _check_tags(tags: Sequence[str]) -> None:
     from metaflow.tagging_util import MetaflowTaggingError, validate_tags
 
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Sequence):
         raise CompileError(f"tags is {tags!r}, but has to be a sequence of tags.")
     try:
         validate_tags(tags)

@@ -140,6 +140,7 @@ def test_compiler_passes_metaflows_options(project, monkeypatch):
         ({"tags": [""]}, "tag"),
         ({"name": 5}, "name is 5"),
         ({"max_workers": "2"}, "max_workers is '2'"),
+        ({"max_workers": True}, "max_workers is True"),
         ({"workflow_timeout": "60"}, "workflow_timeout is '60'"),
         ({"new_token": 5}, "new_token is 5"),
         ({"step_env": ["A=1"]}, "mapping"),
@@ -167,6 +168,34 @@ def test_decorators_of_create_come_before_those_of_the_top_level(project):
     flows.metaflow("flow.py", *top, "run", *own, "--run-id-file", "native")
     native = flows.metaflow_run("WithFlow", (flows.folder / "native").read_text())
     assert flows.run_of(result).data.seen == native.data.seen == {"A": None, "B": "create"}
+
+
+@pytest.mark.parametrize("where", ["beside_the_flow", "in_the_working_directory"])
+def test_compiler_imports_executor_and_translator_as_create_does(project, monkeypatch, where):
+    flows: Project = project("one_step.py")
+    elsewhere = flows.folder / "elsewhere"
+    elsewhere.mkdir()
+    module = (flows.folder if where == "beside_the_flow" else elsewhere) / "shop_dagster.py"
+    module.write_text(
+        "import dagster as dg\nfrom metaflow_pipes.runtime import DagsterMetaflowTranslator\n\n"
+        "class Shop(DagsterMetaflowTranslator):\n    pass\n\n"
+        "one_by_one = dg.in_process_executor.configured({}, name='one_by_one')\n"
+    )
+    monkeypatch.chdir(elsewhere)
+    named = {"translator": "shop_dagster:Shop", "executor": "shop_dagster:one_by_one"}
+    text = DagsterCompiler(flows.folder / "one_step.py", **named).compile()
+    assert "from shop_dagster import Shop as custom_translator" in text
+    assert "from shop_dagster import one_by_one as custom_executor" in text
+    options = [argument for name, value in named.items() for argument in (f"--{name}", value)]
+    command = [sys.executable, "../one_step.py", "dagster", "create", *options]
+    subprocess.run(command, cwd=elsewhere, check=True, capture_output=True)
+    assert "shop_dagster" not in sys.modules
+
+
+def test_compilers_errors_are_those_of_create(project):
+    flows: Project = project("one_step.py")
+    with pytest.raises(CompileError, match=r"^--executor no_such_module:executor can't be imported: No module named"):
+        DagsterCompiler(flows.folder / "one_step.py", executor="no_such_module:executor").compile()
 
 
 def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):

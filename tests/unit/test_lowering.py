@@ -113,7 +113,7 @@ def test_step_env_items():
     }
     for item in ("", "=x", "A\0=b", "A=b\0"):
         with pytest.raises(CompileError):
-            parse_step_env([item])
+            lower(flow_model(step_model("start")), JobOptions(step_env=parse_step_env([item])))
 
 
 def test_credentials_are_warned_of_wherever_they_would_stand():

@@ -63,8 +63,12 @@ def _structure(source: str) -> list[str]:
     docstring=hostile_text,
     default=json_values,
     help_=hostile_text,
-    tag=hostile_text,
-    environment=st.dictionaries(hostile_text, hostile_text, max_size=3),
+    tag=hostile_text.filter(lambda text: 0 < len(text) < 100),
+    environment=st.dictionaries(
+        hostile_text.filter(lambda text: text and not {"=", "\0"} & set(text)),
+        hostile_text.filter(lambda text: "\0" not in text),
+        max_size=3,
+    ),
     config=json_values,
     path=st.from_regex(r"/[a-z '\"\\{}%]{1,8}/[a-z'\"#\n]{1,6}\.py", fullmatch=True),
 )
