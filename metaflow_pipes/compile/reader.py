@@ -6,13 +6,19 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metaflow import current
 from metaflow._vendor import click
-from metaflow.decorators import StepDecorator, _attach_decorators, flow_decorators
+from metaflow.decorators import (
+    StepDecorator,
+    _attach_decorators,
+    extract_step_decorator_from_decospec,
+    flow_decorators,
+)
 from metaflow.includefile import IncludeFile
 from metaflow.metaflow_config import DEFAULT_DECOSPECS, MAX_ATTEMPTS
 from metaflow.metaflow_config_funcs import config_values
@@ -27,6 +33,9 @@ from metaflow.util import get_username
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.model import FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # The settings of the Metaflow configuration that lead a step to the datastore and the metadata of the flow's
 # other steps. What the local datastore needs is not among them: it is found from the definitions file.
@@ -86,6 +95,30 @@ CODE_VERSION_LENGTH = 16
 REMOTE_DECORATORS = frozenset({"slurm", "nvidia", "nvct", "snowpark", "skypilot", "skypilot_step"})
 
 
+def has_mutators(state: Any, decospecs: Iterable[str]) -> bool:
+    """Whether decorators that are attached by now come too late for some mutator, or for a mutator among them.
+
+    Args:
+        state: As for `read_flow`.
+        decospecs: The decorators, as in `run --with`; none can't come too late.
+
+    Raises:
+        MetaflowException: There is no such decorator.
+    """
+    attached = [extract_step_decorator_from_decospec(spec)[0] for spec in decospecs]
+    if not attached:
+        return False
+    are_users = any(not isinstance(decorator, StepDecorator) for decorator in attached)
+    return are_users or bool(state.flow._flow_mutators) or any(step.config_decorators for step in state.flow)
+
+
+def own_top_level_options() -> list[str]:
+    """Metaflow's options before the command that this process runs, as they were given."""
+    context: Any = click.get_current_context()
+    from_command_on = context.find_root().saved_args
+    return sys.argv[1 : len(sys.argv) - len(from_command_on)]
+
+
 def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
     """Read the flow of a Metaflow command.
 
@@ -143,16 +176,14 @@ def _check(state: Any) -> None:
 def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
     """Attach decorators after Metaflow has initialized those of the flow and of its top-level `--with`.
 
-    As those of `run --with`, they come before decorators of the same name from the top level.
+    The flow has no mutators. As those of `run --with`, they come before decorators of the same name from the top level.
     """
     if not decospecs:
         return
     names = {spec.partition(":")[0] for spec in decospecs}
     for step in state.flow:
         step.decorators[:] = [
-            decorator
-            for decorator in step.decorators
-            if decorator.statically_defined or decorator.inserted_by or decorator.name not in names
+            decorator for decorator in step.decorators if decorator.statically_defined or decorator.name not in names
         ]
     known = {id(decorator) for step in state.flow for decorator in step.decorators}
     _attach_decorators(state.flow, decospecs)

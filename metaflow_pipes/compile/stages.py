@@ -50,8 +50,14 @@ def compile_flow(state: Any, request: CompileRequest) -> JobModel:
         MetaflowException: As for `read_flow`.
         CompileError: As for `read_flow` and `lower`.
     """
-    from metaflow_pipes.compile.reader import read_flow
+    from metaflow_pipes.compile.reader import has_mutators, own_top_level_options, read_flow
 
+    if has_mutators(state, request.decospecs):
+        # They have run before this command began. Only another process can show them the new decorators: `--with`
+        # behind `run` ranks above the same option before it, so those come first.
+        python, flow_file = state.entrypoint[0], state.entrypoint[-1]
+        options = [*(f"--with={spec}" for spec in request.decospecs), *own_top_level_options()]
+        return compile_file(python, flow_file, options, CompileRequest(request.options))
     return lower(read_flow(state, request.decospecs), request.options)
 
 

@@ -170,6 +170,39 @@ def test_decorators_of_create_come_before_those_of_the_top_level(project):
     assert flows.run_of(result).data.seen == native.data.seen == {"A": None, "B": "create"}
 
 
+def test_mutators_see_the_decorators_of_create(project):
+    flows: Project = project("mutated.py")
+    result = flows.run("mutated.py", None, "--with", "retry:times=1", "--with", "timeout:seconds=50")
+    start, end = (result.job_def.get_node_named(step).definition for step in ("start", "end"))
+    assert (start.retry_policy.max_retries, end.retry_policy.max_retries) == (3, 1)
+    assert start.tags == end.tags == {"metaflow/memory": "123", "metaflow/cpu": "1"}
+    text = (flows.folder / "defs.py").read_text()
+    assert text.count("timeout_seconds=50") == 2
+    assert "timeout_seconds=77" not in text
+    assert flows.run_of(result)["start"].task.data.attempts == 2
+    assert flows.native_run("mutated.py", "--with", "retry:times=1", "--with", "timeout:seconds=50").successful
+
+
+def test_mutators_see_the_decorators_of_the_compiler_and_of_the_top_level(project, monkeypatch):
+    flows: Project = project("mutated.py")
+    monkeypatch.chdir(flows.folder)
+    compiler = DagsterCompiler("mutated.py", decospecs=["retry:times=1"], config_value=None, metadata="local")
+    text = compiler.compile("defs.py")
+    assert text.count("max_retries=3") == text.count("max_retries=1") == 1
+    own = ("--with", "retry:times=1")
+    shell = flows.compile("mutated.py", *own, top_level=("--metadata=local", "--with", "retry:times=2"))
+    assert '"--with=retry:times=1",\n        "--with=retry:times=2"' in shell.read_text()
+
+
+def test_error_of_a_flow_with_mutators_is_one_message(project):
+    flows: Project = project("mutated.py")
+    for spec, message in (("no_such_decorator", "no_such_decorator"), ("kubernetes", "kubernetes")):
+        finished = flows.metaflow("mutated.py", "dagster", "create", "--with", spec, check=False)
+        assert finished.returncode == 1
+        assert message in finished.stdout
+        assert "Traceback" not in finished.stdout
+
+
 @pytest.mark.parametrize("where", ["beside_the_flow", "in_the_working_directory"])
 def test_compiler_imports_executor_and_translator_as_create_does(project, monkeypatch, where):
     flows: Project = project("one_step.py")
