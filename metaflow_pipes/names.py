@@ -11,8 +11,8 @@ USER_TAG = "metaflow/user"
 ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
 STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
 OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
-# Of a run that a background process of this package runs: the host where that is, and the run, since Dagster copies
-# tags to the re-executions of a run.
+# Of a run that background processes of this package run: which those are (`runs.host_processes.RunWorker`), and the
+# run, since Dagster copies tags to the re-executions of a run.
 WORKER_TAG = "metaflow/run_worker"
 # The same in the environment of that process, for the supervisor of the step that has launched it, if one has: the
 # supervisor ends what its step leaves behind (`step_wrapper.processes`), and that is not of the step.

@@ -87,15 +87,19 @@ class DagsterTriggeredRun(TriggeredRun):
 
     @property
     def status(self) -> str | None:
-        """PENDING, RUNNING, SUCCEEDED, FAILED or TERMINATED; None if Dagster has deleted the run."""
+        """PENDING, RUNNING, SUCCEEDED, FAILED or TERMINATED; None if Dagster has deleted the run.
+
+        LOST? is a run that has not ended as far as Dagster knows, but whose processes are not found on this host: they
+        were killed, or can't be seen from here. `terminate()` ends it.
+        """
         record = self._record()
         return None if record is None else record.status.value
 
     @property
     def is_running(self) -> bool:
-        """Whether the run has not ended."""
+        """Whether the run has not ended, as far as that can be seen: it is not lost for certain, either."""
         record = self._record()
-        return record is not None and not record.status.is_finished
+        return record is not None and not record.is_over
 
     @property
     def dagster_url(self) -> str:

@@ -223,11 +223,12 @@ def status(obj: Any, run: str, url: str | None) -> None:
     found = find_run(service, obj.flow.name, run)
     progress = Progress(_steps(obj, found))
     progress.take(service.events(found.dagster_run_id, None)[0])
-    if found.status.is_finished:
+    if found.is_over:
         progress.finish()
     console = _console()
     lines = [
         ("Status", found.status.value),
+        ("What is known", found.loss),
         ("Metaflow run", found.pathspec),
         ("Dagster run", found.dagster_run_id),
         ("Dagster UI", service.url(found.dagster_run_id)),
@@ -236,7 +237,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
     ]
     for title, value in lines:
         if value:
-            console.print(f"{title + ':':14} {value}", highlight=False, markup=False)
+            console.print(f"{title + ':':14} {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(progress)
     for step, reason in progress.failures:
         console.print(f"{step}: {reason}", highlight=False, markup=False, soft_wrap=True)
@@ -318,7 +319,9 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
             f"terminate {run.metaflow_run_id}"
         ) from None
     if ended.status is not RunStatus.SUCCEEDED:
-        reasons = "".join(f"\n    {step}: {reason}" for step, reason in failures)
+        reasons = "".join(
+            f"\n    {step}: {reason}" for step, reason in [("run", ended.loss)] * bool(ended.loss) + failures
+        )
         raise DagsterException(f"Run {run.pathspec} is {ended.status.value}.{reasons}")
     seconds = ended.duration_seconds
     took = "" if seconds is None else f" after {duration(seconds)}"

@@ -6,6 +6,7 @@ No daemon and no webserver is needed. `dagster dev` with the same `DAGSTER_HOME`
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import shlex
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.names import PIPES_VARIABLES_PREFIX, RUN_ID_TAG, RUN_WORKER_VARIABLE, WORKER_TAG
+from metaflow_pipes.runs import worker as run_worker
+from metaflow_pipes.runs.host_processes import RunWorker
 from metaflow_pipes.runs.loading import load_job
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
@@ -39,23 +43,26 @@ from metaflow_pipes.runs.service import (
     metaflow_run_id,
     reason_of,
 )
+from metaflow_pipes.runs.worker_log import ending_of, log_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import IO
 
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import OnCreated
 
-# Where the background processes' own output goes, within the instance's folder.
-LOG_FOLDER = "metaflow_runs"
 # Where `dagster dev` opens the UI, unless it is told another port.
 DAGSTER_DEV_URL = "http://localhost:3000"
 # A run's processes get this long between being asked to end and being killed. A step has 10 s of it (the client that
 # waits for the step needs some more).
 TERMINATION_SECONDS = 30
-# How long a run can be known before its process is: launching it takes some milliseconds.
+# How long a run can be known before its processes are: starting them takes some milliseconds.
 LAUNCH_SECONDS = 5
 _POLL_SECONDS = 0.2
+_KILL_POLL_SECONDS = 0.02
+# How long processes that were killed are waited for; another user's can't be killed.
+_KILL_SECONDS = 2
 _EVENT_PAGE = 1000
 
 
@@ -112,7 +119,7 @@ class LocalInstance:
                 tags={
                     **definition.run_tags,
                     RUN_ID_TAG: metaflow_run_id(run_id),
-                    WORKER_TAG: _worker_name(run_id),
+                    WORKER_TAG: RunWorker(platform.node()).tag(run_id),
                     **tags,
                 },
                 job_code_origin=job.get_python_origin(),
@@ -122,40 +129,55 @@ class LocalInstance:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
             raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}") from None
         try:
+            begin = self._start_worker(run)
             on_created(_record(run))
-            self._start_worker(run)
+            begin()
         except BaseException as error:
             self._instance.report_run_failed(run, f"The run could not be started: {str(error) or type(error).__name__}")
             raise
         return _record(run)
 
-    def _start_worker(self, run: dg.DagsterRun) -> None:
+    def _start_worker(self, run: dg.DagsterRun) -> Callable[[], None]:
+        """Start the background processes of a run, and return what lets them begin with it.
+
+        Raises:
+            DeploymentError: They can't be started.
+        """
         assert run.job_code_origin is not None
         arguments = dg.serialize_value(ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()))
         # not the PATH's `dagster`, which may be missing, or that of another environment
         command = [sys.executable, "-m", "dagster", "api", "execute_run", arguments]
-        folder = self.home / LOG_FOLDER
-        folder.mkdir(exist_ok=True)
-        with (folder / f"{run.run_id}.log").open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "metaflow_pipes.runs.worker", run.run_id, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
+        log_file = log_of(self.home, run.run_id)
+        log_file.parent.mkdir(exist_ok=True)
+        with log_file.open("ab") as log:
+            watcher = subprocess.Popen(
+                [sys.executable, "-m", run_worker.__name__, run.run_id, str(log_file), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 env={**_run_environment(), HOME_VARIABLE: str(self.home), RUN_WORKER_VARIABLE: run.run_id},
                 start_new_session=True,
             )
+        assert watcher.stdin is not None
+        assert watcher.stdout is not None
+        with watcher.stdout:
+            pid = watcher.stdout.readline()
+        if not pid:
+            raise DeploymentError(f"The process that runs it has ended at once. {ending_of(log_file)}")
+        self._instance.add_run_tags(run.run_id, {WORKER_TAG: RunWorker.of(watcher.pid, int(pid)).tag(run.run_id)})
+        # without the line, as when this process dies, the run's process does not begin
+        return functools.partial(_tell, watcher.stdin)
 
     def run(self, dagster_run_id: str) -> RunRecord | None:
         """As `DagsterService.run`."""
         record = self._instance.get_run_record_by_id(dagster_run_id)
-        return None if record is None else self._checked(record)
+        return None if record is None else self._seen(record)
 
     def runs(self, tags: Mapping[str, str], statuses: Sequence[RunStatus] = (), limit: int = 20) -> list[RunRecord]:
         """As `DagsterService.runs`."""
         of_dagster = [dg.DagsterRunStatus(name) for status in statuses for name in status.dagster_statuses]
         filters = dg.RunsFilter(tags=dict(tags), statuses=of_dagster)
-        return [self._checked(record) for record in self._instance.get_run_records(filters, limit=limit)]
+        return [self._seen(record) for record in self._instance.get_run_records(filters, limit=limit)]
 
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
         """As `DagsterService.events`."""
@@ -172,17 +194,17 @@ class LocalInstance:
                 return events, cursor
 
     def terminate(self, run: RunRecord) -> None:
-        """As `DagsterService.terminate`; returns when the run has ended, if it runs in a background process.
+        """As `DagsterService.terminate`; returns when the run has ended, if it runs in background processes.
+
+        Where these can't be reached from here, the one that watches over the run sees that it is to end.
 
         Raises:
-            DeploymentError: The run is on another host, or can't be reached.
+            DeploymentError: The run can't be ended from here.
         """
-        if run.worker_host is None:
+        if run.worker is None:
             self._terminate_launched(run)
-        elif run.worker_host != platform.node():
-            raise DeploymentError(f"Run {run.metaflow_run_id} runs on {run.worker_host}. Terminate it there.")
         else:
-            self._terminate_worker(run)
+            self._terminate_worker(run, run.worker)
 
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`, where `dagster dev` shows it by default, if it is open on this instance."""
@@ -210,24 +232,33 @@ class LocalInstance:
                 "A run of `dagster job execute` ends with its command."
             )
 
-    def _terminate_worker(self, run: RunRecord) -> None:
+    def _terminate_worker(self, run: RunRecord, worker: RunWorker) -> None:
         dagster_run = self._instance.get_run_by_id(run.dagster_run_id)
-        assert dagster_run is not None
-        if run.status is RunStatus.PENDING:
+        if dagster_run is None or dagster_run.is_finished:
+            return
+        if run.is_dead:
+            self._instance.report_run_failed(dagster_run, run.loss)
+            return
+        if run.status is RunStatus.PENDING and worker.living and _kill(worker):
             # no step has begun; and Dagster fails a run that it finds canceling when it starts it
-            while _workers(run.dagster_run_id):
-                _signal_workers(run.dagster_run_id, signal.SIGKILL)
             if not self._is_finished(run.dagster_run_id):
                 self._instance.report_run_canceled(dagster_run, "The run was terminated before it began.")
             return
         self._instance.report_run_canceling(dagster_run)
-        _signal_workers(run.dagster_run_id, signal.SIGTERM)
+        _ask_to_end(worker)
         give_up_at = time.monotonic() + TERMINATION_SECONDS
         while not self._is_finished(run.dagster_run_id):
-            if not _workers(run.dagster_run_id) or time.monotonic() > give_up_at:
-                _signal_workers(run.dagster_run_id, signal.SIGKILL)
+            has_died = worker.unseen_because is None and not worker.living
+            if has_died or time.monotonic() > give_up_at:
+                if not _kill(worker):
+                    raise DeploymentError(
+                        f"Run {run.metaflow_run_id} was asked to end, and has not done so. You may not kill its "
+                        f"processes, {worker.numbers}: let their user do it."
+                    )
                 if not self._is_finished(run.dagster_run_id):
-                    self._instance.report_run_canceled(dagster_run, "The run was terminated.")
+                    unseen = worker.unseen_because
+                    silent = f" Its processes have not answered. {unseen}" if unseen else ""
+                    self._instance.report_run_canceled(dagster_run, f"The run was terminated.{silent}")
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -235,17 +266,33 @@ class LocalInstance:
         run = self._instance.get_run_by_id(dagster_run_id)
         return run is None or run.is_finished
 
-    def _checked(self, record: dg.RunRecord) -> RunRecord:
-        """A run as it is: one whose processes have all died has failed, whatever the instance has been told."""
-        run = record.dagster_run
-        if not run.is_finished and run.tags.get(WORKER_TAG) == _worker_name(run.run_id) and not _workers(run.run_id):
-            # it may have ended since it was read
-            again = self._instance.get_run_record_by_id(run.run_id)
-            if again is not None and not again.dagster_run.is_finished and _is_abandoned(again):
-                self._instance.report_run_failed(run, "The processes that ran it have died.")
-                again = self._instance.get_run_record_by_id(run.run_id)
-            record = again or record
-        return _record(record.dagster_run, record)
+    def _seen(self, record: dg.RunRecord) -> RunRecord:
+        """A run as Dagster has it, or as lost if its processes are not found. Nothing is written."""
+        run = _record(record.dagster_run, record)
+        if self._loss(run) is None:
+            return run
+        # it may have ended since it was read
+        again = self._instance.get_run_record_by_id(run.dagster_run_id)
+        run = run if again is None else _record(again.dagster_run, again)
+        loss = self._loss(run)
+        if loss is None:
+            return run
+        return replace(run, status=RunStatus.LOST, loss=loss, is_dead=_is_dead(run))
+
+    def _loss(self, run: RunRecord) -> str | None:
+        """What is known of a run that has not ended and whose processes are not found; None for any other."""
+        worker = run.worker
+        if run.status.is_finished or worker is None or worker.host != platform.node() or worker.living:
+            return None
+        if _is_dead(run):
+            log = ending_of(log_of(self.home, run.dagster_run_id))
+            return f"The processes that ran it, {worker.numbers}, have died. {log}"
+        if worker.processes:
+            return f"The processes that run it are {worker.numbers}. {worker.unseen_because}"
+        is_old = run.created_at is not None and time.time() - run.created_at > LAUNCH_SECONDS
+        if run.status is RunStatus.PENDING and is_old:
+            return "The command that launched it has not started it: it was ended, or it is stuck."
+        return None  # version 0.1 has launched it, and noted no processes
 
 
 def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
@@ -262,13 +309,34 @@ def _run_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(PIPES_VARIABLES_PREFIX)}
 
 
-def _worker_name(dagster_run_id: str) -> str:
-    return f"{platform.node()}/{dagster_run_id}"
+def _is_dead(run: RunRecord) -> bool:
+    """Whether the processes of a run that has not ended are known to have died."""
+    worker = run.worker
+    return worker is not None and worker.unseen_because is None and not worker.living
 
 
-def _is_abandoned(record: dg.RunRecord) -> bool:
-    """Whether a run without processes can have none to come: its launch is not just going on."""
-    return time.time() - record.create_timestamp.timestamp() > LAUNCH_SECONDS or record.start_time is not None
+def _ask_to_end(worker: RunWorker) -> None:
+    """Ask those processes of a worker that are here to end; another user's are asked by the run's own status."""
+    for process in worker.living:
+        with contextlib.suppress(PermissionError):
+            process.send(signal.SIGTERM)
+
+
+def _kill(worker: RunWorker) -> bool:
+    """Kill those processes of a worker that are here, and return whether they have gone."""
+    give_up_at = time.monotonic() + _KILL_SECONDS
+    while worker.living and time.monotonic() < give_up_at:
+        for process in worker.living:
+            with contextlib.suppress(PermissionError):
+                process.send(signal.SIGKILL)
+        time.sleep(_KILL_POLL_SECONDS)
+    return not worker.living
+
+
+def _tell(pipe: IO[bytes]) -> None:
+    """Let what reads a pipe go on."""
+    with pipe:
+        pipe.write(b"\n")
 
 
 def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord:
@@ -307,32 +375,3 @@ def _failure_message(event: Any) -> str:
     # a retry's own error is that of Dagster's request for it
     innermost = error if error is None or error.cause is None else error.cause
     return event.message if innermost is None else reason_of(innermost.message)
-
-
-def _workers(dagster_run_id: str) -> list[int]:
-    """The process ids of a run's background processes: of what executes it, and of what watches over that."""
-    return [
-        pid
-        for pid, command in _commands()
-        if dagster_run_id in command and ("execute_run" in command or "runs.worker" in command)
-    ]
-
-
-def _commands() -> Iterator[tuple[int, str]]:
-    """The processes of this machine, each with its command line."""
-    processes = Path("/proc")
-    if (processes / "self" / "cmdline").exists():
-        for entry in processes.glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        return
-    listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S607
-    for line in listing.stdout.splitlines():
-        pid, _, command = line.strip().partition(" ")
-        yield int(pid), command
-
-
-def _signal_workers(dagster_run_id: str, number: signal.Signals) -> None:
-    for pid in _workers(dagster_run_id):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)

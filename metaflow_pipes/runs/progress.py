@@ -195,7 +195,7 @@ def watch(
                 progress.take(events)
                 if current is None:
                     raise DeploymentError(f"Run {run.metaflow_run_id} is no longer there: {service} has deleted it.")
-                if current.status.is_finished:
+                if current.is_over:
                     progress.finish()
                     return current, progress.failures
             time.sleep(_POLL_SECONDS)

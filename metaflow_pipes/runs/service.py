@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.names import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.runs.host_processes import RunWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +63,8 @@ class RunStatus(str, Enum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     TERMINATED = "TERMINATED"
+    # Dagster says that it has not ended, but the processes that run it are not found
+    LOST = "LOST?"
 
     @classmethod
     def of(cls, dagster_status: str) -> RunStatus:
@@ -76,19 +79,20 @@ class RunStatus(str, Enum):
 
     @property
     def dagster_statuses(self) -> tuple[str, ...]:
-        """The statuses of Dagster runs that it stands for."""
+        """The statuses of Dagster runs that it stands for; Dagster has none for a lost one."""
         return {
             RunStatus.PENDING: ("QUEUED", "NOT_STARTED", "MANAGED", "STARTING"),
             RunStatus.RUNNING: ("STARTED", "CANCELING"),
             RunStatus.SUCCEEDED: ("SUCCESS",),
             RunStatus.FAILED: ("FAILURE",),
             RunStatus.TERMINATED: ("CANCELED",),
+            RunStatus.LOST: (),
         }[self]
 
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended."""
-        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.LOST)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class RunRecord:
         created_at: When it was created, in seconds since 1970; None if that is not known.
         started_at: The same of its start, if it has started.
         ended_at: The same of its end, if it has ended.
+        loss: Of a run with the status `LOST?`, what is known of its processes, as sentences.
+        is_dead: Whether its processes are known to have died, though Dagster has not been told.
     """
 
     dagster_run_id: str
@@ -114,6 +120,13 @@ class RunRecord:
     created_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    loss: str = ""
+    is_dead: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes of it: it has ended, or its processes have died."""
+        return self.status.is_finished or self.is_dead
 
     @property
     def flow_name(self) -> str:
@@ -136,10 +149,9 @@ class RunRecord:
         return (self.ended_at or time.time()) - self.started_at
 
     @property
-    def worker_host(self) -> str | None:
-        """The host where a background process of `local` runs it; None if a run launcher of Dagster has launched it."""
-        host, _, run_id = self.tags.get(WORKER_TAG, "").rpartition("/")
-        return host if run_id == self.dagster_run_id else None
+    def worker(self) -> RunWorker | None:
+        """The background processes of `local` that run it; None if a run launcher of Dagster has launched it."""
+        return RunWorker.from_tag(self.tags.get(WORKER_TAG, ""), self.dagster_run_id)
 
     @property
     def pathspec(self) -> str:
@@ -294,7 +306,7 @@ def end_run(service: DagsterService, run: RunRecord) -> RunRecord:
     give_up_at = time.monotonic() + TERMINATION_WAIT_SECONDS
     while True:
         current = service.run(run.dagster_run_id) or run
-        if current.status.is_finished or time.monotonic() > give_up_at:
+        if current.is_over or time.monotonic() > give_up_at:
             return current
         time.sleep(_POLL_SECONDS)
 

@@ -169,7 +169,7 @@ class Webserver:
         """As `DagsterService.terminate`."""
         result = self._ask(_TERMINATE, "terminateRun", {"runId": run.dagster_run_id})
         # the run launcher does not know a background process, but that ends the run when it is asked for
-        if result["__typename"] != "TerminateRunSuccess" and run.worker_host is None:
+        if result["__typename"] != "TerminateRunSuccess" and run.worker is None:
             raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {result.get('message')}")
 
     def url(self, dagster_run_id: str) -> str:

@@ -1,52 +1,69 @@
 """A background process that runs a command which executes a Dagster run, and watches over it.
 
-    python -m metaflow_pipes.runs.worker RUN_ID COMMAND...
+    python -m metaflow_pipes.runs.worker RUN_ID LOG COMMAND...
 
-It reports a run as failed whose process has died, and ends the process of a run that was canceled from elsewhere,
-such as the Dagster UI. `DAGSTER_HOME` names the instance.
+It prints the number of the process of that command, which begins when this process reads a line: then the run says by
+which processes it is executed. It reports a run as failed whose process has died, and ends the process of a run that
+was canceled from elsewhere, such as the Dagster UI. `DAGSTER_HOME` names the instance.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 
+from metaflow_pipes.runs.worker_log import ending_of
+
 _POLL_SECONDS = 1.0
+# Waits for the line, which does not come if the launch fails, and becomes the command without changing its number.
+_WHEN_TOLD = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "run-worker"]
 
 
-def main(run_id: str, command: list[str]) -> int:
+def main(run_id: str, log: str, command: list[str]) -> int:
     """Run the command to its end, and return its exit code.
 
     Args:
         run_id: The Dagster run that it executes.
+        log: The path of the file that stderr goes to.
         command: The command.
     """
     # first of all: the run needs a second to start, and Dagster needs as long to be imported here
-    process = subprocess.Popen(command)
+    process = subprocess.Popen([*_WHEN_TOLD, *command], stdout=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: _pass_on(process))
     signal.signal(signal.SIGINT, lambda *_: _pass_on(process))
+    print(process.pid, flush=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     import dagster as dg
+    from sqlalchemy.exc import SQLAlchemyError
 
     with dg.DagsterInstance.get() as instance:
         is_asked = False
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
-            run = instance.get_run_by_id(run_id)
-            if not is_asked and (run is None or run.status.value in ("CANCELING", "CANCELED")):
-                _pass_on(process)
-                is_asked = True
+            # a database that does not answer for a while is no reason to leave the run alone
+            with contextlib.suppress(SQLAlchemyError):
+                run = instance.get_run_by_id(run_id)
+                if not is_asked and (run is None or run.status.value in ("CANCELING", "CANCELED")):
+                    _pass_on(process)
+                    is_asked = True
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
-            how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
             if run.status.value == "CANCELING":
                 instance.report_run_canceled(run)
             else:
-                instance.report_run_failed(run, f"The process that executed the run has ended with {how}.")
+                instance.report_run_failed(run, _reason(process.returncode, log))
     return process.returncode
+
+
+def _reason(exit_code: int, log: str) -> str:
+    if exit_code < 0:
+        return f"The process that executed the run has ended with signal {-exit_code}. Its output is in {log}."
+    return f"The process that executed the run has ended with exit code {exit_code}. {ending_of(log)}"
 
 
 def _pass_on(process: subprocess.Popen[bytes]) -> None:
@@ -55,4 +72,4 @@ def _pass_on(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

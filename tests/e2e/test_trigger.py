@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,8 @@ import dagster as dg
 import pytest
 from support import Project, values_of
 
-from metaflow_pipes.runs.local import _commands
+from metaflow_pipes.names import WORKER_TAG
+from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
 
 if TYPE_CHECKING:
     import subprocess
@@ -45,6 +48,27 @@ class Shell:
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.home))
 
+    def run(self, run_id: str) -> dg.DagsterRun:
+        """The run, as Dagster has it."""
+        with self.instance() as instance:
+            run = instance.get_run_by_id(run_id.removeprefix("dagster-"))
+            assert run is not None
+            return run
+
+    def worker(self, run_id: str) -> RunWorker:
+        """The processes of a run: the one that watches over it, and the one that executes it."""
+        run = self.run(run_id)
+        worker = RunWorker.from_tag(run.tags[WORKER_TAG], run.run_id)
+        assert worker is not None
+        return worker
+
+    def moves(self, run_id: str, **changes: Any) -> None:
+        """Let a run say that its processes are elsewhere."""
+        worker = replace(self.worker(run_id), **changes)
+        with self.instance() as instance:
+            run_id = run_id.removeprefix("dagster-")
+            instance.add_run_tags(run_id, {WORKER_TAG: worker.tag(run_id)})
+
     def reaches(self, run_id: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
         with self.instance() as instance:
 
@@ -75,10 +99,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     home = folder / "home"
     home.mkdir()
     (home / "dagster.yaml").touch()
-    yield Shell(flows, home)
-    for pid, command in _commands():
-        if str(flows.folder) in command:
-            os.kill(pid, signal.SIGKILL)
+    shell = Shell(flows, home)
+    yield shell
+    with shell.instance() as instance:
+        runs = instance.get_runs()
+    for run in runs:
+        _kill(*shell.worker(run.run_id).processes)
 
 
 def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
@@ -196,23 +222,66 @@ def test_run_that_is_canceled_from_elsewhere_ends(shell):
 def test_run_whose_process_is_killed_has_failed(shell):
     run_id = shell.triggered("slow.py")
     pid = _pid_of_step(shell)
-    _kill("execute_run", run_id)
+    _, executing = shell.worker(run_id).processes
+    _kill(executing)
     shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
     assert "run: The process that executed the run has ended with signal 9" in shell("slow.py", "status", run_id).stdout
     wait_until(lambda: not _lives(pid), 20)
 
 
-def test_run_all_of_whose_processes_are_killed_has_failed(shell):
+def test_run_all_of_whose_processes_are_killed_is_lost_until_it_is_terminated(shell):
     run_id = shell.triggered("slow.py")
     _pid_of_step(shell)
-    _kill("runs.worker", run_id)
-    assert shell.status("slow.py", run_id) == FAILED
+    worker = shell.worker(run_id)
+    _kill(*worker.processes)
+    status = shell("slow.py", "status", run_id).stdout
+    assert "Status:        LOST?" in status
+    assert f"The processes that ran it, {worker.numbers}, have died." in status
+    assert f"metaflow_runs/{run_id.removeprefix('dagster-')}.log" in status
+    assert "LOST?" in shell("slow.py", "list-runs", "--running").stdout
+    assert shell.run(run_id).status == dg.DagsterRunStatus.STARTED  # to read is not to write
+    assert "is FAILED" in shell("slow.py", "terminate", run_id).stdout
+    assert f"run: The processes that ran it, {worker.numbers}" in shell("slow.py", "status", run_id).stdout
 
 
-def test_run_that_dies_before_it_begins_has_failed_within_seconds(shell):
+def test_wait_ends_when_all_processes_of_the_run_are_killed(shell):
+    arguments = ("trigger", "--wait", "--run-id-file", "waited_for")
+    waiting = threading.Thread(target=lambda: outputs.append(shell("slow.py", *arguments, check=False).stdout))
+    outputs: list[str] = []
+    waiting.start()
+    _pid_of_step(shell)
+    _kill(*shell.worker((shell.flows.folder / "waited_for").read_text()).processes)
+    waiting.join(60)
+    assert "is LOST?." in outputs[0]
+    assert "have died" in outputs[0]
+
+
+def test_run_that_dies_before_it_begins_is_lost_at_once(shell):
     run_id = shell.triggered("slow.py")
-    _kill("runs.worker", run_id)
-    wait_until(lambda: shell.status("slow.py", run_id) == FAILED, 12)
+    _kill(*shell.worker(run_id).processes)
+    assert shell.status("slow.py", run_id) == "LOST?"
+    shell("slow.py", "terminate", run_id)
+    assert shell.run(run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"namespace": "1"}, "another PID namespace"),
+        ({"boot_id": "another"}, "has been restarted since, or is another host of the same name"),
+        ({"host": "elsewhere"}, None),
+    ],
+)
+def test_run_whose_processes_can_not_be_seen_is_left_alone_and_can_be_terminated(shell, changes, words):
+    run_id = shell.triggered("slow.py")
+    pid = _pid_of_step(shell)
+    shell.moves(run_id, **changes)
+    status = shell("slow.py", "status", run_id).stdout
+    assert ("LOST?" if words else "RUNNING") in status
+    assert (words or "") in status
+    assert shell.run(run_id).status == dg.DagsterRunStatus.STARTED
+    assert "is TERMINATED" in shell("slow.py", "terminate", run_id).stdout
+    wait_until(lambda: not _lives(pid), 20)
 
 
 def test_wait_says_why_a_run_fails_without_a_step(shell):
@@ -344,17 +413,11 @@ def _pid_of_step(shell: Shell) -> int:
     return int(pid)
 
 
-def _kill(what: str, run_id: str) -> None:
-    """Kill the processes of a run: what executes it, or (`run_worker`) what watches over that, too."""
-    pids = []
-    for pid, command in _commands():
-        is_watcher = "runs.worker" in command
-        is_meant = what == "runs.worker" or not is_watcher
-        if is_meant and run_id.removeprefix("dagster-") in command and "execute_run" in command:
-            pids.append((not is_watcher, pid))
-    assert pids
-    for _, pid in sorted(pids):
-        os.kill(pid, signal.SIGKILL)
+def _kill(*processes: HostProcess) -> None:
+    """Kill processes, and wait until they have gone; the first one first."""
+    for process in processes:
+        process.send(signal.SIGKILL)
+    wait_until(lambda: not any(process.is_alive for process in processes), 20)
 
 
 def _lives(pid: int) -> bool:
