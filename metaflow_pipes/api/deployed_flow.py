@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -302,8 +304,10 @@ class DagsterDeployedFlow(DeployedFlow):
         """Start a command of `python flow.py dagster`, as Metaflow's deployers do."""
         deployer = self.deployer
         api: Any = deployer.api
-        group: Any = get_lower_level_group(api, deployer.top_level_kwargs, "dagster", deployer.deployer_kwargs)
-        arguments = getattr(group, command)(**options)
+        # there, as for `create`: Metaflow reads the flow's configs here, and their paths are relative to that folder
+        with _in_folder(deployer.cwd):
+            group: Any = get_lower_level_group(api, deployer.top_level_kwargs, "dagster", deployer.deployer_kwargs)
+            arguments = getattr(group, command)(**options)
         pid = deployer.spm.run_command(
             [sys.executable, *arguments],
             env=deployer.env_vars,
@@ -311,3 +315,14 @@ class DagsterDeployedFlow(DeployedFlow):
             show_output=deployer.show_output,
         )
         return deployer.spm.get(pid)
+
+
+@contextlib.contextmanager
+def _in_folder(folder: str) -> Iterator[None]:
+    """Work in a folder, also if it fails: Metaflow's `with_dir` would stay there then."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -206,6 +206,19 @@ def test_configs_and_mutators_hold_as_deployed_also_in_another_process(folder):
     assert "seen SUCCEEDED (5, 7, 5, 'given')" in finished.stdout, finished.stderr
 
 
+def test_default_of_a_config_is_found_in_the_deployers_folder(folder, tmp_path, monkeypatch):
+    source = CONFIGURED_FLOW.replace('default_value={"depth": 1, "name": "default"}', 'default="settings.json"')
+    (tmp_path / "by_default.py").write_text(source.replace("ConfiguredFlow", "ByDefaultFlow"))
+    (tmp_path / "settings.json").write_text('{"depth": 2, "name": "of the file"}')
+    flow = Deployer(str(tmp_path / "by_default.py"), show_output=False, cwd=str(tmp_path)).dagster()
+    run = flow.create(executor="in_process").trigger(number=3)
+    run.wait_for_completion(timeout=120)
+    assert run.run["start"].task["seen"].data == (2, 3, 2, "of the file")
+    assert os.getcwd() == str(folder.folder)
+    again = DeployedFlow.from_deployment("ByDefaultFlow", impl="dagster").resume(run.run.id, "start")
+    again.terminate()
+
+
 def test_resumed_run_keeps_a_parameter_whose_attribute_is_called_otherwise(folder):
     flow = deployed("renamed.py")
     origin = flow.trigger(learning_rate=0.7)
