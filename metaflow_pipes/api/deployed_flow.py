@@ -39,7 +39,10 @@ COMMANDS: dict[str, Any] = {"trigger": trigger, "resume": resume}
 
 
 class DagsterTriggeredRun(TriggeredRun):
-    """A run that was launched on Dagster."""
+    """A run that was launched on Dagster.
+
+    Each of its attributes and methods raises `metaflow_pipes.errors.DeploymentError` if that Dagster can't be asked.
+    """
 
     def __init__(self, deployer: Any, content: str):
         super().__init__(deployer, content)
@@ -158,11 +161,18 @@ class DagsterDeployedFlow(DeployedFlow):
 
     @property
     def production_token(self) -> str | None:
-        """The production token of the deployed flow."""
+        """The production token of the deployed flow.
+
+        Raises:
+            MetaflowException: The deployment was deleted.
+        """
         return self._deployment().production_token
 
     def _deployment(self) -> Deployment:
-        return read_deployment(self.definitions_file)
+        try:
+            return read_deployment(self.definitions_file)
+        except DeploymentError as error:
+            raise MetaflowException(str(error)) from None
 
     @classmethod
     def from_deployment(cls, identifier: str, metadata: str | None = None) -> DagsterDeployedFlow:
@@ -241,6 +251,7 @@ class DagsterDeployedFlow(DeployedFlow):
             kwargs: The flow's parameters, in the types that they have in the flow, and options of `trigger`.
 
         Raises:
+            MetaflowException: The deployment was deleted.
             RuntimeError: The run could not be launched; the message says why.
             ValueError: The flow has no such parameter, and the command no such option.
         """
@@ -259,6 +270,7 @@ class DagsterDeployedFlow(DeployedFlow):
             kwargs: Parameters whose values are not those of that run, and options of `resume`.
 
         Raises:
+            MetaflowException: The deployment was deleted.
             RuntimeError: The run could not be launched; the message says why.
             ValueError: The flow has no such parameter, and the command no such option.
         """
@@ -320,7 +332,7 @@ class DagsterDeployedFlow(DeployedFlow):
 @contextlib.contextmanager
 def _in_folder(folder: str) -> Iterator[None]:
     """Work in a folder, also if it fails: Metaflow's `with_dir` would stay there then."""
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(folder)
     try:
         yield

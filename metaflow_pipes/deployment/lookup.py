@@ -26,7 +26,7 @@ def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
     Raises:
         DeploymentError: There is none; the message lists those there are.
     """
-    if not isinstance(identifier, str) or re.fullmatch(r"[A-Za-z0-9_]+", identifier) is None:
+    if not isinstance(identifier, str) or _is_path(identifier):
         return read_deployment(identifier)
     found = [deployment for deployment in registered() if deployment.name == identifier]
     if not found:
@@ -36,6 +36,12 @@ def find_deployment(identifier: str | os.PathLike[str]) -> Deployment:
         )
     here = [deployment for deployment in found if deployment.definitions_file.parent == Path.cwd()]
     return (here or found)[0]
+
+
+def _is_path(identifier: str) -> bool:
+    """Whether an identifier is a path: it can't be a job's name, and looks like one or is one."""
+    is_name = re.fullmatch(r"[A-Za-z0-9_]+", identifier) is not None
+    return not is_name and (identifier.endswith(".py") or os.sep in identifier or Path(identifier).exists())
 
 
 def deployment_of(context: Any, name: str | None = None, definitions_file: str | None = None) -> Deployment:

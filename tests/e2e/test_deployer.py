@@ -243,8 +243,11 @@ def test_mistakes_are_told(folder):
         flow.trigger(nope=1)
     with pytest.raises(RuntimeError, match=r"number.*Int|number"):
         flow.trigger(number="x")
-    with pytest.raises(MetaflowException, match="NoSuchDeployment"):
-        DeployedFlow.from_deployment("NoSuchDeployment", impl="dagster")
+    for name in ("NoSuchDeployment", "no such name"):
+        with pytest.raises(MetaflowException, match=f"no deployment of the name {name}"):
+            DeployedFlow.from_deployment(name, impl="dagster")
+    with pytest.raises(MetaflowException, match=r"nope_dagster\.py can't be read"):
+        DeployedFlow.from_deployment("nope_dagster.py", impl="dagster")
     with pytest.raises(MetaflowException, match="dagster-0000"):
         DeployedFlow.get_triggered_run("FlakyFlow", "dagster-0000", impl="dagster")
     with pytest.raises(RuntimeError):
@@ -258,6 +261,8 @@ def test_deleted_flow_is_gone_and_its_runs_stay(folder):
     assert not os.path.exists(flow.definitions_file)
     with pytest.raises(MetaflowException):
         DeployedFlow.from_deployment("to_delete", impl="dagster")
+    with pytest.raises(MetaflowException, match=r"to_delete_dagster\.py can't be read"):
+        flow.trigger(number=1)
     give_up_at = time.monotonic() + 60
     while run.is_running:
         assert time.monotonic() < give_up_at
