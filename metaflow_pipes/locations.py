@@ -6,6 +6,13 @@ import hashlib
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# The folder of Metaflow's local datastore (`metaflow.metaflow_config`).
+LOCAL_DATASTORE_FOLDER = ".metaflow"
 
 
 def beside(definitions_file: str | os.PathLike[str], path: str) -> Path:
@@ -50,3 +57,48 @@ def _create_command(flow_file: Path, definitions_file: str | os.PathLike[str], f
     files = [os.path.relpath(path, folder) for path in (flow_file, Path(definitions_file).absolute())]
     flow_argument, definitions_argument = map(shlex.quote, files)
     return f"python {flow_argument} dagster create {definitions_argument}"
+
+
+def logs_command(
+    task: str,
+    flow_file: Path,
+    folder: Path,
+    *,
+    datastore: str,
+    datastore_root: str,
+    settings: Mapping[str, str],
+    top_level_args: Sequence[str],
+) -> str:
+    """The shell command that shows the logs of a task, for the folder where the flow was compiled.
+
+    It has those of Metaflow's options without which Metaflow would look elsewhere than where the run is.
+
+    Args:
+        task: The task, `run_id/step/task_id`, or the step, `run_id/step`.
+        flow_file: The absolute path of the flow file.
+        folder: The folder.
+        datastore: The type of the datastore.
+        datastore_root: Its root, an absolute path or a URL.
+        settings: The `METAFLOW_*` settings of the steps.
+        top_level_args: Metaflow's options of the steps.
+    """
+    metadata = next((arg.partition("=")[2] for arg in top_level_args if arg.startswith("--metadata=")), "local")
+    options = [
+        f"--{name}={used}"
+        for name, used in (("datastore", datastore), ("metadata", metadata))
+        if used != "local" or settings.get(f"METAFLOW_DEFAULT_{name.upper()}", "local") != "local"
+    ]
+    default_root = (
+        _local_datastore_of(folder)
+        if datastore == "local"
+        else settings.get(f"METAFLOW_DATASTORE_SYSROOT_{datastore.upper()}")
+    )
+    if datastore_root != default_root:
+        options.append(f"--datastore-root={datastore_root}")
+    return shlex.join(["python", os.path.relpath(flow_file, folder), *options, "logs", task])
+
+
+def _local_datastore_of(folder: Path) -> str | None:
+    """The local datastore that Metaflow finds from a folder: its own, or that of the nearest one above."""
+    candidates = (Path(os.path.realpath(place), LOCAL_DATASTORE_FOLDER) for place in (folder, *folder.parents))
+    return next((str(candidate) for candidate in candidates if candidate.is_dir()), None)

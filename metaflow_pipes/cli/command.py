@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from metaflow._vendor import click
 from metaflow.exception import MetaflowException
+from metaflow.parameters import DeployTimeField
 
 from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
 
@@ -28,6 +30,12 @@ class IncorrectProductionToken(DagsterException):
     headline = "Incorrect production token"
 
 
+class Interrupted(MetaflowException):
+    """The user has interrupted a command (Ctrl-C), which is no error of anything."""
+
+    headline = "Interrupted"
+
+
 def definitions_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--definitions-file`, for `deployment_of`."""
     return click.option(
@@ -46,10 +54,11 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            message = error.format_message().rstrip(".")
-            raise DagsterException(
-                f"{message[:1].upper()}{message[1:]}. `{ctx.command_path} --help` shows what it takes."
-            ) from None
+            message = error.format_message().replace("  ", ". ")
+            message = f"{message[:1].upper()}{message[1:]}"
+            # click suggests similar options by a question
+            sentence = message if message.endswith((".", "?")) else f"{message}."
+            raise DagsterException(f"{sentence} `{ctx.command_path} --help` shows what it takes.") from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -70,6 +79,9 @@ class ParameterCommand(Command):
     Deployer API imports it in a step of another flow, too. So Metaflow's decorator `add_custom_parameters`, which asks
     at once for the flow of its process, is not for this command; the two attributes are what the API reads of it.
 
+    Args:
+        shows_defaults: Whether `--help` shows the defaults of the parameters: those of the flow file.
+
     Attributes:
         has_flow_params: Tells Metaflow's API to add the parameters of the flow that is deployed.
         original_params: The command's own options, to which it goes back before it adds those of another flow.
@@ -77,8 +89,9 @@ class ParameterCommand(Command):
 
     has_flow_params = True
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, shows_defaults: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._shows_defaults = shows_defaults
         self.original_params = list(self.params)
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -86,7 +99,7 @@ class ParameterCommand(Command):
         flow_parameters = [p for _, p in ctx.obj.flow._get_parameters() if not p.IS_CONFIG_PARAMETER]
         help_option = self.get_help_option(ctx)
         return [
-            *map(_ParameterOption, flow_parameters),
+            *(_ParameterOption(parameter, self._shows_defaults) for parameter in flow_parameters),
             *self.original_params,
             *([help_option] if help_option else []),
         ]
@@ -112,7 +125,7 @@ def given_parameters(ctx: Any) -> dict[str, Any]:
 class _ParameterOption(click.Option):
     """The option for a parameter, without a default of its own."""
 
-    def __init__(self, parameter: Any):
+    def __init__(self, parameter: Any, shows_default: bool):
         self.parameter = parameter
         kwargs = parameter.kwargs
         choice = kwargs.get("type")
@@ -123,5 +136,17 @@ class _ParameterOption(click.Option):
             is_flag=bool(kwargs.get("is_flag")),
             default=None,
             metavar=None if kwargs.get("is_flag") else str(click.types.convert_type(choice).name).upper(),
-            help=kwargs.get("help"),
+            help=" ".join(filter(None, (kwargs.get("help"), _shown_default(parameter) if shows_default else None))),
         )
+
+
+def _shown_default(parameter: Any) -> str | None:
+    """The default of a parameter for `--help`, as click shows those of other options; None if it has none to show."""
+    default = parameter.kwargs.get("default")
+    if default is None or not parameter.kwargs.get("show_default", True):
+        return None
+    if callable(default) or isinstance(default, DeployTimeField):
+        return "[default: found when the flow is deployed]"
+    if parameter.kwargs.get("multiple"):
+        return f"[default: {', '.join(map(str, default))}]"
+    return f"[default: {json.dumps(default) if isinstance(default, (dict, list)) else default}]"

@@ -16,6 +16,7 @@ from metaflow._vendor import click
 from metaflow_pipes.cli.command import (
     Command,
     DagsterException,
+    Interrupted,
     ParameterCommand,
     definitions_file_option,
     given_parameters,
@@ -73,7 +74,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(cls=ParameterCommand, help="Launch a run of the deployed flow.")
+@click.command(cls=ParameterCommand, shows_defaults=True, help="Launch a run of the deployed flow.")
 @_launch_options
 @click.pass_context
 def trigger(ctx: Any, **options: Any) -> None:
@@ -204,9 +205,8 @@ class _Launch:
         if command is not None:
             echo(f"                   once it is open: {command}")
         folder = self.deployment.working_directory
-        program = shlex.quote(os.path.relpath(self.deployment.flow_file, folder))
         there = "" if Path.cwd() == folder else f"cd {shlex.quote(str(folder))} && "
-        echo(f"    Logs:          {there}python {program} logs {run.metaflow_run_id}/STEP")
+        echo(f"    Logs:          {there}{self.deployment.logs_command(f'{run.metaflow_run_id}/STEP')}")
 
 
 @click.command(cls=Command, help="Show how far a run is.")
@@ -314,7 +314,7 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
         ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
     except KeyboardInterrupt:
         program = shlex.quote(obj.entrypoint[-1])
-        raise DagsterException(
+        raise Interrupted(
             f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: python {program} dagster "
             f"terminate {run.metaflow_run_id}"
         ) from None

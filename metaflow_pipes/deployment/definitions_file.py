@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow_pipes.compile.model import ParameterModel
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion
-from metaflow_pipes.locations import beside, run_folder, staleness
+from metaflow_pipes.locations import beside, logs_command, run_folder, staleness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,6 +108,18 @@ class Deployment:
         """Why the definitions file no longer fits the flow file, or None if it does."""
         return staleness(
             self.flow_name, self.flow_file, self.fingerprint, self.definitions_file, self.working_directory
+        )
+
+    def logs_command(self, task: str) -> str:
+        """The shell command that shows the logs of a task or step, `run_id/step`, in the working directory."""
+        return logs_command(
+            task,
+            self.flow_file,
+            self.working_directory,
+            datastore=self.datastore,
+            datastore_root=self.datastore_root,
+            settings=self.settings,
+            top_level_args=self.top_level_args,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -203,11 +202,10 @@ def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[b
 def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
-        logs = f"python {shlex.quote(os.path.relpath(flow.path, flow.folder))} logs {report.task_path}"
         is_last, because = _last_attempt(context, flow)
         raise dg.Failure(
             f"{report.failure.description}\n{because}" if because else report.failure.description,
-            metadata=report.failure_metadata(logs),
+            metadata=report.failure_metadata(flow.logs_command(report.task_path)),
             # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
             allow_retries=report.failure.allow_retries and not is_last,
         ) from report.failure.exception

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.locations import beside, run_folder, staleness
+from metaflow_pipes.locations import LOCAL_DATASTORE_FOLDER, beside, logs_command, run_folder, staleness
 from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 # Where Metaflow looks for its user, and whom it does not take for one (`metaflow.util.get_username`).
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
 NO_USERS = ("", "root")
-# The folder of Metaflow's local datastore (`metaflow.metaflow_config`).
-LOCAL_DATASTORE_FOLDER = ".metaflow"
 DATATOOLS_FOLDER = "data"
 
 
@@ -207,6 +205,18 @@ class MetaflowFlow:
             for argument in parameter.arguments(parameters.get(parameter.name))
         ]
         return [*self._task(run_id, task_id), *arguments]
+
+    def logs_command(self, task: str) -> str:
+        """The shell command that shows the logs of a task, `run_id/step/task_id`, in the folder of the steps."""
+        return logs_command(
+            task,
+            self.path,
+            Path(self.folder),
+            datastore=self.datastore,
+            datastore_root=self.root,
+            settings=self.settings,
+            top_level_args=self.top_level_args,
+        )
 
     def _top_level(self) -> list[str]:
         return [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
-from support import Project, values_of
+from support import Project, execute, failures, job_of, values_of
 
 from metaflow_pipes.names import WORKER_TAG
 from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.xdist_group("trigger")
@@ -193,6 +194,7 @@ def test_status_and_lists_find_runs_by_any_of_their_ids(shell):
         assert run_id in shell("flaky.py", "status", identifier).stdout
     assert run_id in shell("flaky.py", "list-runs", "--failed").stdout
     assert run_id not in shell("flaky.py", "list-runs", "--successful").stdout
+    assert run_id in shell("flaky.py", "list-runs", "--successful", "--failed").stdout
     assert run_id not in shell("foreach.py", "list-runs").stdout
     assert len(shell("flaky.py", "list-runs", "--last", "1").stdout.splitlines()) == 2
 
@@ -305,6 +307,7 @@ def test_run_needs_no_dagster_on_the_path_and_takes_none_from_there(shell, tmp_p
     ("flow", "arguments", "env", "words"),
     [
         ("flaky.py", ["trigger", "--nope", "1"], {}, ["--nope"]),
+        ("flaky.py", ["trigger", "--run-id-fil", "1"], {}, [". Did you mean --run-id-file? `flaky.py dagster"]),
         ("flaky.py", ["trigger", "--run-param", "nope=1"], {}, ["nope", "FlakyFlow", "number"]),
         ("flaky.py", ["trigger", "--run-param", "nope"], {}, ["KEY=VALUE"]),
         ("flaky.py", ["trigger", "--number", "x"], {}, ["number", "int", "'x'"]),
@@ -335,6 +338,49 @@ def test_ambiguous_beginning_of_an_id_is_refused(shell):
     finished = shell("flaky.py", "status", "dagster-", check=False)
     assert finished.returncode == 1
     assert all(run_id in finished.stdout for run_id in ids)
+
+
+def test_help_of_trigger_shows_the_defaults_of_parameters(shell):
+    finished = shell("parameters.py", "trigger", "--help")
+    shown = [line.split() for line in finished.stdout.splitlines()]
+    assert ["--learning-rate", "FLOAT", "With", "a", "dash.", "[default:", "0.1]"] in shown
+    assert ["--repeated", "INTEGER", "[default:", "1,", "2]"] in shown
+    assert ["--deployed", "TEXT", "[default:", "found", "when", "the", "flow", "is", "deployed]"] in shown
+    # there they are those of the run that is resumed
+    assert "0.1]" not in shell("parameters.py", "resume", "--help").stdout
+
+
+def test_interrupted_wait_is_no_error_of_dagster(shell):
+    arguments = [sys.executable, "slow.py", "--quiet", "dagster", "trigger", "--wait"]
+    waiting = subprocess.Popen(
+        arguments,
+        cwd=shell.flows.folder,
+        env={**os.environ, "DAGSTER_HOME": str(shell.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    _pid_of_step(shell)
+    waiting.send_signal(signal.SIGINT)
+    output, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert "Interrupted:" in output
+    assert "Dagster error" not in output
+    shell("slow.py", "terminate", output.rpartition("terminate ")[2].split()[0])
+
+
+def test_printed_commands_for_logs_find_a_run_in_a_datastore_of_its_own(project, tmp_path):
+    flows: Project = project("flaky.py")
+    elsewhere = ("--datastore-root", str(tmp_path / "elsewhere"))
+    definitions = flows.compile("flaky.py", "--executor", "in_process", top_level=elsewhere)
+    arguments = ("trigger", "--number", "-1", "--wait", "--run-id-file", "run_id")
+    finished = flows.metaflow("flaky.py", *elsewhere, "dagster", *arguments, check=False, DAGSTER_HOME=str(tmp_path))
+    (printed,) = (line.split("Logs:")[1].strip() for line in finished.stdout.splitlines() if "Logs:" in line)
+    (failed,) = failures(execute(job_of(definitions), {"number": -1}), "start")
+    of_the_failure = failed.event_specific_data.user_failure_data.metadata["logs"].value.strip("`")
+    for command in (printed.replace("/STEP", "/start"), of_the_failure):
+        shown = subprocess.run(command, shell=True, cwd=flows.folder, capture_output=True, text=True, check=False)
+        assert "Traceback" in shown.stdout, command
 
 
 def test_changed_flow_is_not_triggered(project, tmp_path):
