@@ -17,13 +17,14 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
+from sqlalchemy.exc import SQLAlchemyError
 
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.names import PIPES_VARIABLES_PREFIX, RUN_ID_TAG, RUN_WORKER_VARIABLE, WORKER_TAG
@@ -64,6 +65,24 @@ _KILL_POLL_SECONDS = 0.02
 # How long processes that were killed are waited for; another user's can't be killed.
 _KILL_SECONDS = 2
 _EVENT_PAGE = 1000
+# How the storage of an instance fails: its files, and its databases.
+_STORAGE_ERRORS = (OSError, SQLAlchemyError)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _asking(method: Callable[Concatenate[LocalInstance, _P], _T]) -> Callable[Concatenate[LocalInstance, _P], _T]:
+    """A method that asks the instance: where the instance's storage fails, it raises `DeploymentError`."""
+
+    @functools.wraps(method)
+    def asked(self: LocalInstance, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(self, *args, **kwargs)
+        except _STORAGE_ERRORS as error:
+            raise _unusable(self.home, error) from error
+
+    return asked
 
 
 class LocalInstance:
@@ -79,23 +98,23 @@ class LocalInstance:
     def __init__(self, home: str | None = None):
         self.home = Path(os.path.abspath(Path(home or DEFAULT_HOME).expanduser()))
         self._is_default = not home
-        if home:
-            if not self.home.is_dir():
-                raise DeploymentError(
-                    f"DAGSTER_HOME is {home}, but there is no such folder. Create it, or unset DAGSTER_HOME to use "
-                    f"{DEFAULT_HOME}."
-                )
-        else:
-            self.home.mkdir(parents=True, exist_ok=True)
-            (self.home / "dagster.yaml").touch()
+        if home and not self.home.is_dir():
+            raise DeploymentError(
+                f"DAGSTER_HOME is {home}, but there is no such folder. Create it, or unset DAGSTER_HOME to use "
+                f"{DEFAULT_HOME}."
+            )
         try:
+            if self._is_default:
+                self.home.mkdir(parents=True, exist_ok=True)
+                (self.home / "dagster.yaml").touch()
             self._instance = DagsterInstance.from_config(str(self.home))
-        except Exception as error:
-            raise DeploymentError(f"The Dagster instance in {self.home} can't be opened: {error}") from error
+        except Exception as error:  # its storage, which dagster.yaml names, may raise anything
+            raise _unusable(self.home, error) from error
 
     def __str__(self) -> str:
         return f"the Dagster instance in {self.home}"
 
+    @_asking
     def launch(
         self,
         deployment: Deployment,
@@ -133,7 +152,10 @@ class LocalInstance:
             on_created(_record(run))
             begin()
         except BaseException as error:
-            self._instance.report_run_failed(run, f"The run could not be started: {str(error) or type(error).__name__}")
+            with contextlib.suppress(*_STORAGE_ERRORS):  # which may be why
+                self._instance.report_run_failed(
+                    run, f"The run could not be started: {str(error) or type(error).__name__}"
+                )
             raise
         return _record(run)
 
@@ -163,22 +185,25 @@ class LocalInstance:
         with watcher.stdout:
             pid = watcher.stdout.readline()
         if not pid:
-            raise DeploymentError(f"The process that runs it has ended at once. {ending_of(log_file)}")
+            raise DeploymentError(f"The process of run {run.run_id} has ended at once. {ending_of(log_file)}")
         self._instance.add_run_tags(run.run_id, {WORKER_TAG: RunWorker.of(watcher.pid, int(pid)).tag(run.run_id)})
         # without the line, as when this process dies, the run's process does not begin
         return functools.partial(_tell, watcher.stdin)
 
+    @_asking
     def run(self, dagster_run_id: str) -> RunRecord | None:
         """As `DagsterService.run`."""
         record = self._instance.get_run_record_by_id(dagster_run_id)
         return None if record is None else self._seen(record)
 
+    @_asking
     def runs(self, tags: Mapping[str, str], statuses: Sequence[RunStatus] = (), limit: int = 20) -> list[RunRecord]:
         """As `DagsterService.runs`."""
         of_dagster = [dg.DagsterRunStatus(name) for status in statuses for name in status.dagster_statuses]
         filters = dg.RunsFilter(tags=dict(tags), statuses=of_dagster)
         return [self._seen(record) for record in self._instance.get_run_records(filters, limit=limit)]
 
+    @_asking
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
         """As `DagsterService.events`."""
         types = {dg.DagsterEventType[kind] for kind in STEP_EVENTS | RUN_EVENTS}
@@ -193,6 +218,7 @@ class LocalInstance:
             if not page.has_more:
                 return events, cursor
 
+    @_asking
     def terminate(self, run: RunRecord) -> None:
         """As `DagsterService.terminate`; returns when the run has ended, if it runs in background processes.
 
@@ -224,8 +250,11 @@ class LocalInstance:
                 is_asked = self._instance.run_coordinator.cancel_run(run.dagster_run_id)
             else:
                 is_asked = self._instance.run_launcher.terminate(run.dagster_run_id)
-        except Exception as error:
-            raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {error}") from error
+        except Exception as error:  # they are what dagster.yaml names, and may raise anything
+            raise DeploymentError(
+                f"Run {run.metaflow_run_id} can't be terminated by {self}: {_reason(error)} Its run launcher and run "
+                f"coordinator are those of {self.home / 'dagster.yaml'}."
+            ) from error
         if not is_asked:
             raise DeploymentError(
                 f"Run {run.metaflow_run_id} can't be terminated: its run worker is not known to this instance. "
@@ -293,6 +322,19 @@ class LocalInstance:
         if run.status is RunStatus.PENDING and is_old:
             return "The command that launched it has not started it: it was ended, or it is stuck."
         return None  # version 0.1 has launched it, and noted no processes
+
+
+def _unusable(home: Path, error: Exception) -> DeploymentError:
+    return DeploymentError(
+        f"The Dagster instance in {home} can't be used: {_reason(error)} Look whether its disk is full, whether you "
+        f"may write there, and what its dagster.yaml says; or set {HOME_VARIABLE} to another folder."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, as a sentence; of a database's, without the statement and its values."""
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
 
 
 def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:

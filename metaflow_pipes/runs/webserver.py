@@ -29,6 +29,8 @@ TIMEOUT_SECONDS = 60
 # How many runs and events an answer holds.
 _RUN_PAGE = 200
 _EVENT_PAGE = 1000
+# How much is shown of an answer that is none of Dagster's.
+_SHOWN_CHARACTERS = 200
 
 _RUN_FIELDS = """
     fragment RunFields on Run {
@@ -234,7 +236,10 @@ class Webserver:
             response.raise_for_status()
             answer = response.json()
         except requests.JSONDecodeError:
-            raise DeploymentError(f"What answers at {self._url}/graphql is no Dagster webserver.") from None
+            raise DeploymentError(
+                f"What answers at {self._url}/graphql is no Dagster webserver. Its address is that of --url or "
+                f"{URL_VARIABLE}."
+            ) from None
         except requests.RequestException as error:
             response = error.response
             reason = type(error).__name__ if response is None else f"{response.status_code} {response.reason}"
@@ -242,9 +247,15 @@ class Webserver:
                 f"{self} can't be reached ({reason}). Is the webserver running there? Its address is that of --url or "
                 f"{URL_VARIABLE}."
             ) from None
-        if answer.get("errors"):
-            raise DeploymentError(f"{self} answers: {answer['errors'][0].get('message')}")
-        return answer["data"][field]
+        try:
+            if answer.get("errors"):
+                raise DeploymentError(f"{self} answers: {answer['errors'][0].get('message')}")
+            return answer["data"][field]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            raise DeploymentError(
+                f"What answers at {self._url}/graphql is no Dagster webserver: {str(answer)[:_SHOWN_CHARACTERS]}. Its "
+                f"address is that of --url or {URL_VARIABLE}."
+            ) from None
 
     def _expect(self, type_: str, result: dict[str, Any]) -> dict[str, Any]:
         if result["__typename"] != type_:
