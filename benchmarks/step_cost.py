@@ -20,6 +20,7 @@ from dagster_pipes import encode_param
 from results import keep, parser_of, prepare
 
 from metaflow_pipes.runtime import MetaflowFlow
+from step_wrapper.wire import Request
 
 FLOW_SOURCE = """
 from metaflow import FlowSpec, step
@@ -133,17 +134,18 @@ class StepBenchmark:
         """Launch a step as an op does, maybe with something in place of the wrapper, with options for its process."""
         command = self._command("wrapped", step)
         run_id = self.run_ids["wrapped"]
-        launch = {
-            "flow": self.flow.name, "run_id": run_id, "step": step, "task_id": step, "attempt": 0, "command": command,
-            "init": self.flow.init_command(run_id, "p", {}) if step == "start" else None, "configs": {},
-            "datastore": "local", "datastore_root": self.flow.root, "timeout_seconds": None, "step_key": step,
-            "done_as": [], "log_level": 30, "indices": [], "iteration": None, "asset_key": f"EmptyFlow/{step}",
-            "ended_with": None, "resumption": None,
-        }  # fmt: skip
+        request = Request(
+            flow=self.flow.name, run_id=run_id, step=step, task_id=step, attempt=0, command=command,
+            init=self.flow.init_command(run_id, "p", {}) if step == "start" else None, configs={},
+            datastore="local", datastore_root=self.flow.root, timeout_seconds=None, log_level=30, indices=[],
+            iteration=None, done_as=[], asset_key=f"EmptyFlow/{step}", ended_with=None, resumption=None,
+            dagster_run_id=run_id, dagster_job_name="Benchmark", dagster_step_key=step, run_limit_seconds=None,
+            run_seconds_left=None,
+        )  # fmt: skip
         messages = self.folder / "messages"
         messages.write_text("")
         context = self.folder / "context"
-        context.write_text(json.dumps(pipes_context({"metaflow": launch})))
+        context.write_text(json.dumps(pipes_context(request.as_extras())))
         environment = {
             **self.environment,
             "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(context)}),

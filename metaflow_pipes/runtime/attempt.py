@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, pars
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
 from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
+from step_wrapper.wire import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.client.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.report import TaskReport
-    from metaflow_pipes.runtime.resume import Resumption
+    from step_wrapper.wire import Resumption
 
 # What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
 CONTROL_ARGUMENT = "--ubf-context=ubf_control"
@@ -136,7 +137,7 @@ class _Attempt:
         invocation = self.pipes.run(
             context=self.context,
             command=[sys.executable, "-m", "step_wrapper", self.pathspec],
-            extras={"metaflow": {**self._extras(), **self._run_limit(ended_with), "ended_with": ended_with}},
+            extras=self._request(ended_with).as_extras(),
             base_env={**self.flow.environment(os.environ), **self.inputs.environment},
             # Metaflow's own runner sets these two last as well
             env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
@@ -147,45 +148,44 @@ class _Attempt:
             self.context.log_event(materialization)
         return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
 
-    def _run_limit(self, ended_with: int | None) -> dict[str, Any]:
-        """The run's time limit, as `step_wrapper.launch.Launch` reads it. There is always time to report."""
-        if self.flow.workflow_timeout_seconds is None or ended_with is not None:
-            return {}
-        left = run_seconds_left(self.context, self.flow)
-        return {"run_limit_seconds": self.flow.workflow_timeout_seconds, "run_seconds_left": left}
-
-    def _extras(self) -> dict[str, Any]:
-        """What `step_wrapper.launch.Launch` reads."""
+    def _request(self, ended_with: int | None) -> Request:
+        """What the wrapper is asked for."""
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
         parameters_id = f"parameters{self._mark}"
         input_paths = inputs.paths or [f"{self.run_id}/_parameters/{parameters_id}"]
         retries = self.options.user_code_retries
         command = flow.step_command(self.step, self.run_id, self.task_id, input_paths, self.number, retries)
-        origin: list[str] = [] if resumption is None else [f"--clone-run-id={resumption.origin_run_id}"]
+        origin = [] if resumption is None else [f"--clone-run-id={resumption.origin_run_id}"]
         config = self.context.op_config or {}
         given = None if resumption is None else resumption.overridden_parameters
-        init = None if inputs.paths else flow.init_command(self.run_id, parameters_id, config, given)
         is_loop = self.iteration is not None
-        return {
-            "flow": flow.name,
-            "run_id": self.run_id,
-            "step": self.step,
-            "task_id": self.task_id,
-            "attempt": self.number,
-            "command": [*command, *inputs.arguments, *origin],
-            "init": init,
-            "configs": flow.configs,
-            "datastore": flow.datastore,
-            "datastore_root": flow.root,
-            "timeout_seconds": self.options.timeout_seconds,
-            "log_level": None if flow.log_level is None else logging.getLevelName(flow.log_level),
-            "indices": item_indices(self.context),
-            "iteration": self.iteration,
-            "done_as": earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
-            "asset_key": flow.asset_key(self.step).to_escaped_user_string(),
-            "step_key": step_key(self.context),
-            "resumption": None if resumption is None else asdict(resumption),
-        }
+        # there is always time to report
+        is_limited = flow.workflow_timeout_seconds is not None and ended_with is None
+        return Request(
+            flow=flow.name,
+            run_id=self.run_id,
+            step=self.step,
+            task_id=self.task_id,
+            attempt=self.number,
+            command=[*command, *inputs.arguments, *origin],
+            init=None if inputs.paths else flow.init_command(self.run_id, parameters_id, config, given),
+            configs=flow.configs,
+            datastore=flow.datastore,
+            datastore_root=flow.root,
+            timeout_seconds=self.options.timeout_seconds,
+            log_level=None if flow.log_level is None else logging.getLevelName(flow.log_level),
+            indices=item_indices(self.context),
+            iteration=self.iteration,
+            done_as=earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
+            asset_key=flow.asset_key(self.step).to_escaped_user_string(),
+            ended_with=ended_with,
+            resumption=resumption,
+            dagster_run_id=self.context.run_id,
+            dagster_job_name=self.context.job_name,
+            dagster_step_key=step_key(self.context),
+            run_limit_seconds=flow.workflow_timeout_seconds if is_limited else None,
+            run_seconds_left=run_seconds_left(self.context, flow) if is_limited else None,
+        )
 
 
 def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[bool, str | None]:

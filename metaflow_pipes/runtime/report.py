@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import tblib
 
+from step_wrapper import wire
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -157,9 +159,12 @@ def report_of(
     # a task's own code may send custom messages too, before the report
     for message in reversed(invocation.get_custom_messages()):
         try:
-            return _parse(message["metaflow_task"], pathspec, attempt, made)
+            return _parse(wire.report_in(message), pathspec, attempt, made)
         except (KeyError, TypeError, ValueError):
             continue
+        except wire.OtherVersionError as error:
+            description = f"{_subject(pathspec, attempt)} was not understood: {error}"
+            return TaskReport(pathspec, attempt, failure=TaskFailure(description, allow_retries=False))
     return None
 
 
@@ -174,18 +179,18 @@ def no_report(pathspec: str, attempt: int) -> TaskReport:
     return TaskReport(pathspec, attempt, failure=TaskFailure(f"{_subject(pathspec, attempt)} failed: {what_happened}"))
 
 
-def _parse(message: Mapping[str, Any], pathspec: str, attempt: int, made: dg.MaterializeResult | None) -> TaskReport:
+def _parse(message: wire.Report, pathspec: str, attempt: int, made: dg.MaterializeResult | None) -> TaskReport:
     failure = message["failure"]
     # an iteration of a loop may have been done before, under another id
-    folder, _, task_id = pathspec.rpartition("/")
+    folder = pathspec.rpartition("/")[0]
     return TaskReport(
-        pathspec=f"{folder}/{message.get('task_id', task_id)}",
+        pathspec=f"{folder}/{message['task_id']}",
         attempt=attempt,
         duration_seconds=float(message["duration_seconds"]),
         metadata={} if made is None else _typed(made.metadata or {}),
         data_version=None if made is None or made.data_version is None else made.data_version.value,
-        is_cached=bool(message.get("is_cached")),
-        cloned_from=None if message.get("cloned_from") is None else str(message["cloned_from"]),
+        is_cached=bool(message["is_cached"]),
+        cloned_from=None if message["cloned_from"] is None else str(message["cloned_from"]),
         next_steps=tuple(map(str, message["next_steps"])),
         num_splits=None if message["num_splits"] is None else int(message["num_splits"]),
         control_tasks=tuple(map(str, message["control_tasks"])),
@@ -206,7 +211,7 @@ def _typed(metadata: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     return {name: value for name, value in metadata.items() if isinstance(value, dg.MetadataValue)}
 
 
-def _exception(serialized: Mapping[str, Any] | None) -> Exception | None:
+def _exception(serialized: wire.SerializedException | None) -> Exception | None:
     """An exception of the step's process, as one that can be raised here, with the same traceback and causes."""
     if serialized is None:
         return None

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, RESUME_RETRY_TAG, STEP_TO_RERUN_TAG
 from metaflow_pipes.runtime.ids import continued_runs
+from step_wrapper.wire import Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from metaflow_pipes.runtime.flow import MetaflowFlow
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """How a run resumes another.
-
-    Attributes:
-        origin_run_id: The Metaflow run that is resumed.
-        steps_to_clone: The steps whose tasks are cloned if they are done in the origin.
-        overridden_parameters: The parameters, by their names, that do not keep the origin's value.
-        may_clone: Whether tasks are cloned at all: not in a re-execution that runs steps again on purpose.
-    """
-
-    origin_run_id: str
-    steps_to_clone: tuple[str, ...]
-    overridden_parameters: tuple[str, ...]
-    may_clone: bool
 
 
 def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumption | None:
@@ -51,7 +34,7 @@ def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumpt
     rerun = steps_to_rerun(flow, tags.get(STEP_TO_RERUN_TAG, "").strip() or None)
     return Resumption(
         origin_run_id=origin_run_id,
-        steps_to_clone=tuple(step.name for step in flow.steps if step.name not in rerun),
+        steps_to_clone=[step.name for step in flow.steps if step.name not in rerun],
         overridden_parameters=overridden_parameters(flow, tags.get(OVERRIDDEN_PARAMETERS_TAG, "").strip() or "[]"),
         may_clone=not _repeats_steps(context),
     )
@@ -83,7 +66,7 @@ def steps_to_rerun(flow: MetaflowFlow, step: str | None) -> set[str]:
     return rerun
 
 
-def overridden_parameters(flow: MetaflowFlow, text: str) -> tuple[str, ...]:
+def overridden_parameters(flow: MetaflowFlow, text: str) -> list[str]:
     """The parameters that a tag names.
 
     Args:
@@ -110,7 +93,7 @@ def overridden_parameters(flow: MetaflowFlow, text: str) -> tuple[str, ...]:
             f"Its parameters are {', '.join(known) or 'none'}.",
             allow_retries=False,
         )
-    return tuple(names)
+    return names
 
 
 def _tags(context: dg.OpExecutionContext) -> Mapping[str, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from step_wrapper.wire import SerializedException
 
 # Of an endless recursion, the first and the last frames say all.
 MAX_FRAMES = 40
@@ -35,19 +37,14 @@ def user_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, shown)).partition(TIMEOUT_STACK)[0].rstrip()
 
 
-def serialized(error: BaseException, depth: int = MAX_CHAIN) -> dict[str, Any]:
-    """An exception, its user's frames and those that led to it, as JSON.
+def serialized(error: BaseException, depth: int = MAX_CHAIN) -> SerializedException:
+    """An exception, its user's frames and the exceptions that led to it, as the report holds them.
 
     Args:
         error: The exception.
         depth: How many exceptions of its chain are told.
-
-    Returns:
-        `module` and `type` of its class, `message`, `frames` (each a file, a line number and a function, the
-        outermost first), and the exceptions that it is the direct result of (`cause`) or that were being handled
-        when it was raised (`context`), each of the same form or None.
     """
-    frames = [(f.filename, f.lineno, f.name) for f in traceback.extract_tb(skip_framework(error.__traceback__))]
+    frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(skip_framework(error.__traceback__))]
     if len(frames) > MAX_FRAMES:
         frames = [*frames[: MAX_FRAMES // 2], *frames[-MAX_FRAMES // 2 :]]
     context = None if error.__suppress_context__ or error.__cause__ is not None else error.__context__

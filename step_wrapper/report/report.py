@@ -19,6 +19,7 @@ from step_wrapper.report.exceptions import shortened
 from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.report.outcome import Outcome, signal_name
 from step_wrapper.report.registration import register_attempt
+from step_wrapper.wire import report_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
     from step_wrapper.launch import Launch
     from step_wrapper.report.outcome import Observations
+    from step_wrapper.wire import Failure, Report
 
 # How many lines of stderr go along with a failure.
 STDERR_LINES = 50
 # An event of Dagster is kept for ever and loaded with its run: none may be large.
 MAX_REASON_CHARACTERS = 2_000
 MAX_TEXT_CHARACTERS = 20_000
-_NO_WAY = {"next_steps": [], "num_splits": None, "control_tasks": []}
 
 
 def report(
@@ -73,7 +74,7 @@ def report(
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
     stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
     failure = None if is_done else _failure(launch, outcome, stderr, seen)
-    _send(context, launch.task_id, outcome.duration_seconds, _NO_WAY, failure)
+    _send_not_done(context, launch, outcome.duration_seconds, failure)
     return is_done
 
 
@@ -93,7 +94,7 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
     killed_by = -(launch.ended_with or 0)
     because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
     outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
-    _send(context, launch.task_id, 0.0, _NO_WAY, _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None))
+    _send_not_done(context, launch, 0.0, _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None))
     return False
 
 
@@ -129,7 +130,7 @@ def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> Non
         for name, key in task.items():
             inherited.setdefault(name, set()).add(key)
     facts = TaskFacts(launch, _attempt(datastore, launch), None, inherited, has_cards=False, cloned_from=cloned_from)
-    _send_done(context, facts, cloned_from=cloned_from)
+    _send_done(context, facts)
 
 
 def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_retries: bool) -> None:
@@ -141,8 +142,14 @@ def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_
         reason: Why, as the predicate of a sentence about the step.
         allow_retries: Whether another attempt can end otherwise.
     """
-    failure = {"reason": reason, "traceback": "", "exception": None, "stderr": "", "allow_retries": allow_retries}
-    _send(context, launch.task_id, 0.0, _NO_WAY, failure)
+    failure: Failure = {
+        "reason": reason,
+        "traceback": "",
+        "exception": None,
+        "stderr": "",
+        "allow_retries": allow_retries,
+    }
+    _send_not_done(context, launch, 0.0, failure)
 
 
 def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
@@ -161,15 +168,36 @@ def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
         print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
 
 
-def _send_done(context: PipesContext, facts: TaskFacts, **how: Any) -> None:
-    way = _way(facts.stored)
+def _send_done(context: PipesContext, facts: TaskFacts, *, is_cached: bool = False) -> None:
+    """Report a task that is done, and how the graph goes on behind it."""
+    nodes = _get(facts.stored, "_parallel_ubf_iter")
+    done: Report = {
+        "task_id": facts.launch.task_id,
+        "duration_seconds": facts.duration_seconds or 0.0,
+        "is_cached": is_cached,
+        "cloned_from": facts.cloned_from,
+        "next_steps": _next_steps(facts.stored),
+        "num_splits": _get(facts.stored, "_foreach_num_splits") if nodes is None else nodes.num_parallel,
+        "control_tasks": _get(facts.stored, "_control_mapper_tasks") or [],
+        "failure": None,
+    }
     _report_metadata(context, facts)
-    _send(context, facts.launch.task_id, facts.duration_seconds or 0.0, {**way, **how}, None)
+    context.report_custom_message(report_message(done))
 
 
-def _send(context: PipesContext, task_id: str, duration_seconds: float, way: dict[str, Any], failure: object) -> None:
-    message = {"task_id": task_id, "duration_seconds": duration_seconds, **way, "failure": failure}
-    context.report_custom_message({"metaflow_task": message})
+def _send_not_done(context: PipesContext, launch: Launch, duration_seconds: float, failure: Failure | None) -> None:
+    """Report an attempt behind which the graph does not go on, as far as is known."""
+    not_done: Report = {
+        "task_id": launch.task_id,
+        "duration_seconds": duration_seconds,
+        "is_cached": False,
+        "cloned_from": None,
+        "next_steps": [],
+        "num_splits": None,
+        "control_tasks": [],
+        "failure": failure,
+    }
+    context.report_custom_message(report_message(not_done))
 
 
 def _is_ok(stored: Any) -> bool:
@@ -179,16 +207,6 @@ def _is_ok(stored: Any) -> bool:
 def _get(stored: Any, name: str) -> Any:
     """An artifact of an attempt, or None; one that stored nothing has no list of artifacts at all."""
     return stored[name] if name in getattr(stored, "_objects", ()) else None
-
-
-def _way(stored: Any) -> dict[str, Any]:
-    """How the graph goes on behind a task that is done."""
-    nodes = _get(stored, "_parallel_ubf_iter")
-    return {
-        "next_steps": _next_steps(stored),
-        "num_splits": _get(stored, "_foreach_num_splits") if nodes is None else nodes.num_parallel,
-        "control_tasks": _get(stored, "_control_mapper_tasks") or [],
-    }
 
 
 def _next_steps(stored: Any) -> list[str]:
@@ -247,7 +265,7 @@ def _add_last_line(log: Path, outcome: Outcome) -> None:
         file.write((b"\n" if is_in_line else b"") + decorate(RUNTIME_LOG_SOURCE, line) + b"\n")
 
 
-def _failure(launch: Launch, outcome: Outcome, stderr: str, seen: Observations | None) -> dict[str, Any]:
+def _failure(launch: Launch, outcome: Outcome, stderr: str, seen: Observations | None) -> Failure:
     words = [line.strip() for line in stderr.splitlines() if not line.startswith("Task failed")]
     last_line = next(filter(None, reversed(words)), "")
     error = None if seen is None else seen.exception

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from dagster_pipes import PipesContext
 
-    from step_wrapper.launch import Launch, Resumption
+    from step_wrapper.launch import Launch
     from step_wrapper.step.running import RunningTask
+    from step_wrapper.wire import Resumption
 
 
 def run_step(

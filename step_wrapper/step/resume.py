@@ -15,7 +15,8 @@ from step_wrapper.step.running import PARAMETERS_VARIABLE, Index
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from step_wrapper.launch import Launch, Resumption
+    from step_wrapper.launch import Launch
+    from step_wrapper.wire import Resumption
 
 PARAMETERS_STEP = "_parameters"
 # Where the index of the origin is kept: beside the first parameters of the resumed run, also if others followed.

@@ -117,3 +117,15 @@ def test_hostile_reports_are_refused_and_break_nothing(project):
     assert {"start", "work", "join", "end"} <= keys
     assert not {"table", "huge"} & keys
     assert values_of(flows.run_of(result))["start"]["items"] == [1, 2]
+
+
+def test_step_with_another_version_of_this_package_fails_and_says_so(project):
+    flows: Project = project()
+    # as if the package had been upgraded while Dagster runs: a later version in the step's process alone
+    flows.write("sitecustomize.py", "import step_wrapper.wire\nstep_wrapper.wire.VERSION += 1\n")
+    decorator = f"    @environment(vars={{'PYTHONPATH': {str(flows.folder)!r}}})\n"
+    flows.write("flow.py", "from metaflow import environment\n" + _flow("pass", decorators=decorator))
+    result = flows.run("flow.py")
+    (event,) = failures(result, "start")
+    assert "use versions of metaflow-pipes that do not understand each other" in failure_description(event)
+    assert "restart Dagster's processes" in failure_description(event)

@@ -25,6 +25,7 @@ from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.compile.model import JobOptions, StepModel
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.runtime import MetaflowPipesClient
+from step_wrapper import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -248,26 +249,29 @@ class StubClient(MetaflowPipesClient):
         self.inputs: dict[str, tuple[str, ...]] = {}
 
     def run(self, *, context: dg.OpExecutionContext, extras: Any = None, **_: Any) -> Any:
-        metaflow = extras["metaflow"]
-        task = metaflow["task_id"]
-        options = dict(argument.partition("=")[::2] for argument in metaflow["command"])
+        request = wire.Request(**wire.Request.values_in(extras))
+        task = request.task_id
+        options = dict(argument.partition("=")[::2] for argument in request.command)
         item = f"[{options['--split-index']}]" if "--split-index" in options else ""
         paths = [path.split("/") for path in options["--input-paths"].split(",")]
         assert {run_id for run_id, _, _ in paths} == {f"dagster-{context.run.run_id}"}
         assert all(step in (_step_of(task_id), "_parameters") for _, step, task_id in paths)
-        assert metaflow["step"] == _step_of(task)
+        assert request.step == _step_of(task)
         self.launched.append(task)
         self.inputs[task] = tuple(f"{task_id}{item}" for _, _, task_id in paths)
         assert task in self._expected, f"Metaflow would not run {task}"
-        report = {
+        report: wire.Report = {
+            "task_id": task,
             "duration_seconds": 0,
+            "is_cached": False,
+            "cloned_from": None,
             "next_steps": self._expected[task].next_steps,
             "num_splits": self._expected[task].num_splits,
             "control_tasks": [],
             "failure": None,
         }
         return SimpleNamespace(
-            get_custom_messages=lambda: [{"metaflow_task": report}], get_results=lambda **_: [], metadata={}
+            get_custom_messages=lambda: [wire.report_message(report)], get_results=lambda **_: [], metadata={}
         )
 
 

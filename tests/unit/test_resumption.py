@@ -54,8 +54,8 @@ def test_unknown_step_is_refused_with_the_steps_there_are(flow):
 
 
 def test_overridden_parameters_are_a_json_list(flow):
-    assert overridden_parameters(flow, "[]") == ()
-    assert overridden_parameters(flow, '["beta", "alpha"]') == ("beta", "alpha")
+    assert overridden_parameters(flow, "[]") == []
+    assert overridden_parameters(flow, '["beta", "alpha"]') == ["beta", "alpha"]
 
 
 @pytest.mark.parametrize(

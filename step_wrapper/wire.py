@@ -1,0 +1,211 @@
+"""The wire between an op and its step: what the op asks for, and what the step reports.
+
+The one module that both sides import. It needs the standard library alone, and costs a step's start next to nothing.
+"""
+
+# Annotations are no text here (`from __future__ import annotations`), which typing would compile, one by one.
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional, TypedDict
+
+# Counts up with each change of what is sent. Release 0.1, which is version 1, does not say it.
+VERSION = 2
+# The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.
+REQUEST = "metaflow"
+REPORT = "metaflow_task"
+
+
+class OtherVersionError(Exception):
+    """One side has been sent something by another version of this package.
+
+    Args:
+        sent: The version of the wire that the other side speaks.
+    """
+
+    def __init__(self, sent: object):
+        super().__init__(
+            "the Dagster process and the step's process use versions of metaflow-pipes that do not understand each "
+            f"other (version {VERSION} of the wire between them here, {sent} there). If it was upgraded while Dagster "
+            "was running, restart Dagster's processes; else let both have the same version."
+        )
+
+
+class Resumption(NamedTuple):
+    """How a run resumes another.
+
+    Attributes:
+        origin_run_id: The Metaflow run that is resumed.
+        steps_to_clone: The steps whose tasks are cloned if they are done in the origin.
+        overridden_parameters: The parameters, by their names, that do not keep the origin's value.
+        may_clone: Whether tasks are cloned at all: not in a re-execution that runs steps again on purpose.
+    """
+
+    origin_run_id: str
+    steps_to_clone: list[str]
+    overridden_parameters: list[str]
+    may_clone: bool
+
+
+class Request(NamedTuple):
+    """One attempt of a Metaflow task.
+
+    Attributes:
+        flow: The flow's name.
+        run_id: The Metaflow run.
+        step: The step's name.
+        task_id: The task.
+        attempt: The attempt, from 0.
+        command: The arguments of Metaflow's `step` command; the first is the flow file.
+        init: The arguments of Metaflow's `init` command, by which the start step stores the run's parameters.
+        configs: The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks.
+        datastore: The type of the datastore.
+        datastore_root: Its root, an absolute path or a URL.
+        timeout_seconds: The limit of `@timeout`, or None.
+        log_level: The lowest level of `logging` records that Dagster gets too, or None for no record.
+        indices: The indices of its foreach items, the outermost first; a control task has none of its own.
+        iteration: The iteration of a recursive step, from 0, or None.
+        done_as: Ids of tasks any of which, if it is done, is reported in place of running this one.
+        asset_key: The key of the Dagster asset that the task's metadata is reported for, as Pipes writes keys.
+        ended_with: The exit code of the attempt's supervisor, if it has ended without a report, so that what is stored
+            of the attempt is to be reported; None if the attempt is to be run.
+        resumption: How the run resumes another; None if it doesn't.
+        dagster_run_id: The Dagster run.
+        dagster_job_name: Its job.
+        dagster_step_key: The Dagster step.
+        run_limit_seconds: The time limit of the run, or None.
+        run_seconds_left: How much of it is left when the supervisor starts, or None.
+    """
+
+    flow: str
+    run_id: str
+    step: str
+    task_id: str
+    attempt: int
+    command: list[str]
+    init: list[str] | None
+    configs: Mapping[str, Any]
+    datastore: str
+    datastore_root: str
+    timeout_seconds: int | None
+    log_level: int | None
+    indices: list[int]
+    iteration: int | None
+    done_as: list[str]
+    asset_key: str
+    ended_with: int | None
+    resumption: Resumption | None
+    dagster_run_id: str
+    dagster_job_name: str
+    dagster_step_key: str
+    run_limit_seconds: int | None
+    run_seconds_left: float | None
+
+    def as_extras(self) -> dict[str, Any]:
+        """The Pipes extras that hold the request."""
+        resumption = None if self.resumption is None else self.resumption._asdict()
+        return {REQUEST: {"version": VERSION, **self._asdict(), "resumption": resumption}}
+
+    @classmethod
+    def values_in(cls, extras: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the request that Pipes extras hold.
+
+        Args:
+            extras: What `as_extras` has made.
+
+        Raises:
+            OtherVersionError: Another version of this package has made them.
+        """
+        values = dict(extras[REQUEST])
+        version = values.pop("version", 1)
+        if version != VERSION:
+            raise OtherVersionError(version)
+        if values["resumption"] is not None:
+            values["resumption"] = Resumption(**values["resumption"])
+        return values
+
+
+class SerializedException(TypedDict):
+    """An exception with its traceback and causes.
+
+    Attributes:
+        type: The name of its class.
+        module: The module of its class.
+        message: Its text, with its notes.
+        frames: The frames of its traceback, the outermost first: file, line and function of each.
+        cause: The exception that it was raised from, or None.
+        context: The exception during whose handling it was raised, or None.
+    """
+
+    type: str
+    module: str
+    message: str
+    frames: list[tuple[str, int, str]]
+    cause: Optional["SerializedException"]
+    context: Optional["SerializedException"]
+
+
+class Failure(TypedDict):
+    """Why an attempt failed.
+
+    Attributes:
+        reason: The predicate of a sentence about the step.
+        traceback: The user's traceback, or the empty string.
+        exception: What the step's code raised, or None.
+        stderr: The end of stderr, or the empty string.
+        allow_retries: Whether another attempt can end otherwise.
+    """
+
+    reason: str
+    traceback: str
+    exception: SerializedException | None
+    stderr: str
+    allow_retries: bool
+
+
+class Report(TypedDict):
+    """The outcome of one attempt of a task.
+
+    Attributes:
+        task_id: The task, which for an iteration that was done before is not the one that was asked for.
+        duration_seconds: From the launch of the step's process to its end.
+        is_cached: Whether it was done before, and did not run.
+        cloned_from: The pathspec of the task of another run that it is a clone of, so that it did not run; or None.
+        next_steps: The steps that it goes on to.
+        num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
+        control_tasks: The paths of the task and of those that it has started, if it is a control task.
+        failure: Why it failed, or None.
+    """
+
+    task_id: str
+    duration_seconds: float
+    is_cached: bool
+    cloned_from: str | None
+    next_steps: list[str]
+    num_splits: int | None
+    control_tasks: list[str]
+    failure: Failure | None
+
+
+def report_message(report: Report | None) -> dict[str, Any]:
+    """The custom Pipes message that holds a report.
+
+    Args:
+        report: The report; None where the request could not be read, so that there is no more to say than the version.
+    """
+    return {REPORT: {"version": VERSION, **(report or {})}}
+
+
+def report_in(message: Any) -> Report:
+    """The report that a custom Pipes message holds. Its values come from outside, and may be of any type.
+
+    Args:
+        message: What `report_message` has made.
+
+    Raises:
+        OtherVersionError: Another version of this package has made it.
+        KeyError: It holds no report: the step's own code may send messages, too.
+        TypeError: The same.
+    """
+    report = message[REPORT]
+    if report["version"] != VERSION:
+        raise OtherVersionError(report["version"])
+    return report
