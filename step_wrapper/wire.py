@@ -4,6 +4,7 @@ The one module that both sides import. It needs the standard library alone, and 
 """
 
 # Annotations are no text here (`from __future__ import annotations`), which typing would compile, one by one.
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, TypedDict
 
@@ -12,6 +13,14 @@ VERSION = 2
 # The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.
 REQUEST = "metaflow"
 REPORT = "metaflow_task"
+
+# Of a name's words, with spaces between them: those of which one is enough to say that the value is a secret, and those
+# with which the names of numbers begin or end. Compiled when they are first needed.
+_TELLING_WORDS = (
+    r"\b(token|secrets?|passwords?|passwd|passphrase|pwd|credentials?|creds|auth|apikey"
+    r"|(api|access|private|secret|auth|signing|encryption) keys?)\b"
+)
+_MEASURING_WORDS = r"^(n|num|max|min|mean|avg|total)\b|\b(count|len|length|limit|rate|size)$"
 
 
 class OtherVersionError(Exception):
@@ -209,3 +218,17 @@ def report_in(message: Any) -> Report:
     if report["version"] != VERSION:
         raise OtherVersionError(report["version"])
     return report
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether a variable or an artifact is called like a secret, so that its value is not shown: none is reported.
+
+    The compiler warns of the same names before it writes their values into a definitions file.
+
+    Args:
+        name: The name. Only its whole words count, however they are put together: `num_tokens` is none, `hfToken` is.
+    """
+    if name == "PWD":  # the shell's working directory
+        return False
+    words = " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)).lower()
+    return re.search(_TELLING_WORDS, words) is not None and re.search(_MEASURING_WORDS, words) is None

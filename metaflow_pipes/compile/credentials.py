@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Whole words of a name: TOKENIZERS_PARALLELISM and MAX_TOKENS are no credentials, HF_TOKEN is one.
-_NAME = re.compile(
-    r"(?:^|[_.\- ])(?:token|secrets?|password|passwd|passphrase|pwd|credentials?|auth|apikey"
-    r"|(?:api|access|private|secret|auth|signing|encryption)[_.\- ]?key)(?:$|[_.\- ])",
-    re.IGNORECASE,
-)
-_WORKING_DIRECTORIES = frozenset({"PWD", "OLDPWD"})
+from step_wrapper.wire import names_a_secret
+
 _VALUE = re.compile(
     r"AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}"  # AWS access keys
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_\-]{20}"
@@ -29,5 +24,5 @@ def looks_like_credential(name: str, value: object) -> bool:
         name: The variable's name.
         value: Its value; only strings are looked at.
     """
-    by_name = _NAME.search(name) is not None and name not in _WORKING_DIRECTORIES and value not in (None, "")
+    by_name = names_a_secret(name) and value not in (None, "")
     return by_name or (isinstance(value, str) and _VALUE.search(value) is not None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metaflow.metaflow_config import UI_URL
 
 from step_wrapper.report.cards import cards_metadata
+from step_wrapper.wire import names_a_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,6 @@ METAFLOW_ARTIFACTS = frozenset(
 _SCALAR = re.compile(r"int|float|bool|str|numpy\.(?:float|int|uint)\d+|numpy\.bool_?")
 _COLLECTION = re.compile(r"dict|list|tuple")
 _FRAME = re.compile(r"(?:pandas|polars)\.(?:.*\.)?DataFrame")
-_SECRET_NAME = re.compile(r"token|secret|passw|passphrase|credential|(?:api|access|private)_?key", re.IGNORECASE)
 
 
 class Artifact(NamedTuple):
@@ -209,7 +209,7 @@ def _cards(facts: TaskFacts) -> Metadata:
 
 def _values(stored: Any, artifacts: list[Artifact]) -> Metadata:
     """The values that the task made, where they are small or tables."""
-    public = [a for a in artifacts if not a.name.startswith("_") and _SECRET_NAME.search(a.name) is None]
+    public = [a for a in artifacts if not a.name.startswith("_") and not names_a_secret(a.name)]
     small = [a.name for a in public if a.fits(_SCALAR, MAX_SCALAR_BYTES) or a.fits(_COLLECTION, MAX_JSON_BYTES)]
     frames = [a.name for a in public if a.fits(_FRAME, MAX_FRAME_BYTES)]
     typed = {name: _typed_value(value) for name, value in _load(stored, small[:MAX_VALUES]).items()}

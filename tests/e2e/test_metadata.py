@@ -48,7 +48,9 @@ def test_small_values_are_typed_and_others_are_only_listed(artifacts):
     # JSON has no such numbers
     assert metadata["infinite"] == dg.MetadataValue.text("inf")
     assert metadata["giant"] == dg.MetadataValue.text(str(10**30))
-    listed_only = {"essay", "huge", "strange", "reluctant", "unsuited", "surrogate", "_private", "kept", "api_token"}
+    assert metadata["num_tokens"] == dg.MetadataValue.int(512)
+    listed_only = {"essay", "huge", "strange", "reluctant", "unsuited", "surrogate", "_private", "kept"}
+    listed_only |= {"api_token", "db_pwd"}
     assert not listed_only & metadata.keys()
     assert listed_only <= _rows(metadata).keys()
     assert "planted" not in str(metadata)

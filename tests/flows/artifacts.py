@@ -47,6 +47,8 @@ class ArtifactsFlow(FlowSpec):
         self.reluctant = {"inner": Reluctant()}
         self.unsuited = {"value": decimal.Decimal("1.5")}
         self.api_token = "planted"
+        self.db_pwd = "planted"
+        self.num_tokens = 512
         self.surrogate = "\udc80"
         self._private = {"inner": "state"}
         self.next(self.end)

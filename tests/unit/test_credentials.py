@@ -5,6 +5,58 @@ from __future__ import annotations
 import pytest
 
 from metaflow_pipes.compile.credentials import looks_like_credential
+from step_wrapper.wire import names_a_secret
+
+# The same rule for the variables that the compiler writes and for the artifacts that a step reports.
+NAMES = {
+    "api_token": True,
+    "token": True,
+    "HF_TOKEN": True,
+    "hfToken": True,
+    "GitHubToken": True,
+    "auth_token_2": True,
+    "num_tokens": False,
+    "tokens_per_second": False,
+    "tokens": False,
+    "maxTokens": False,
+    "max_token": False,
+    "token_count": False,
+    "tokenizer": False,
+    "TOKENIZERS_PARALLELISM": False,
+    "db_pwd": True,
+    "dbPwd": True,
+    "PWD": False,
+    "OLDPWD": False,
+    "DB_PASSWORD": True,
+    "db-password": True,
+    "service.password": True,
+    "password2": True,
+    "password_length": False,
+    "PASSENGERS": False,
+    "passphrase": True,
+    "client_secret": True,
+    "secretary": False,
+    "credentials": True,
+    "API_KEY": True,
+    "apiKey": True,
+    "APIKey": True,
+    "apikey": True,
+    "aws_secret_access_key": True,
+    "private-key": True,
+    "sort_key": False,
+    "keyboard": False,
+    "monkey_api": False,
+    "basic_auth": True,
+    "author": False,
+    "": False,
+    "_": False,
+    "accuracy": False,
+}
+
+
+@pytest.mark.parametrize(("name", "is_secret"), NAMES.items())
+def test_whole_words_of_a_name_tell_a_secret(name, is_secret):
+    assert names_a_secret(name) is is_secret
 
 
 @pytest.mark.parametrize(
