@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dagster as dg
+
 from metaflow_pipes.names import RESUME_RETRY_TAG
 from metaflow_pipes.runtime.places import CONTROL
 
 if TYPE_CHECKING:
-    import dagster as dg
+    from collections.abc import Iterator
 
 # How much of a Dagster run id tells the tasks of a re-execution from those before.
 SHORT_RUN_ID_LENGTH = 8
@@ -24,21 +26,38 @@ def new_run_id(context: dg.OpExecutionContext) -> str:
 
 
 def continued_runs(context: dg.OpExecutionContext) -> list[dg.DagsterRun]:
-    """The Dagster runs whose Metaflow run this one goes on with, the latest first."""
+    """The Dagster runs whose Metaflow run an op's run goes on with, the latest first."""
+    return runs_before(context.run, context.job_def, context.instance)
+
+
+def runs_before(run: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The Dagster runs that a run goes on with, the latest first."""
     runs: list[dg.DagsterRun] = []
-    run: dg.DagsterRun | None = context.run
-    while run is not None and run.parent_run_id is not None and _continues_parent(context, run):
-        run = context.instance.get_run_by_id(run.parent_run_id)
-        if run is not None:
-            runs.append(run)
+    current: dg.DagsterRun | None = run
+    while current is not None and current.parent_run_id is not None and _continues_parent(current, job):
+        current = instance.get_run_by_id(current.parent_run_id)
+        if current is not None:
+            runs.append(current)
     return runs
 
 
-def _continues_parent(context: dg.OpExecutionContext, run: dg.DagsterRun) -> bool:
-    # Dagster's Python API names all steps where its UI names none, so that only fewer steps are a selection
+def _continues_parent(run: dg.DagsterRun, job: dg.JobDefinition) -> bool:
     selected = run.step_keys_to_execute
-    is_selection = selected is not None and len(selected) < len(context.job_def.nodes)
-    return is_selection or run.tags.get(RESUME_RETRY_TAG) == "true"
+    if selected is None or run.tags.get(RESUME_RETRY_TAG) == "true":
+        return selected is not None
+    # Dagster's Python API names all steps where its UI names none: a selection is what leaves an op out. Some items of
+    # a mapped op, `work[3]`, are not all of it, which is `work[?]`.
+    whole = {key.removesuffix("[?]") for key in selected}
+    return not whole.issuperset(_op_handles(job.graph))
+
+
+def _op_handles(graph: dg.GraphDefinition, prefix: str = "") -> Iterator[str]:
+    """The ops of a graph and of the graphs within it, named as in step keys."""
+    for name, node in graph.node_dict.items():
+        if isinstance(node.definition, dg.GraphDefinition):
+            yield from _op_handles(node.definition, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def task_id_of(context: dg.OpExecutionContext, step: str, iteration: int | None) -> str:

@@ -125,3 +125,65 @@ def test_reexecution_behind_branches_that_were_not_chosen(project, way, tmp_path
     run = flows.metaflow_run("SwitchesFlow", f"dagster-{first.run_id}")
     assert run.successful
     assert run.data.final == {"many": [1, 2], "few": "left", "none": None}[way]
+
+
+TURNS = """
+from pathlib import Path
+from metaflow import FlowSpec, step
+
+class TurnsFlow(FlowSpec):
+    @step
+    def start(self):
+        self.items = [0, 1, 2]
+        self.next(self.turn, foreach="items")
+
+    @step
+    def turn(self):
+        self.turns = getattr(self, "turns", 0) + 1
+        with Path("notes").open("a") as notes:
+            notes.write(f"{self.input}-{self.turns} ")
+        if self.input > 0 and self.turns == 2 and not Path("ready").exists():
+            raise ValueError("not ready")
+        self.go = "on" if self.turns == 3 else "again"
+        self.next({"again": self.turn, "on": self.done}, condition="go")
+
+    @step
+    def done(self):
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.turns = [i.turns for i in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    TurnsFlow()
+"""
+
+
+def test_reexecution_of_as_many_items_as_there_are_ops_goes_on_with_the_metaflow_run(project, tmp_path):
+    flows: Project = project()
+    flows.write("flow.py", TURNS)
+    job = persistent(flows.compile("flow.py", "--executor", "in_process"))
+    notes = flows.folder / "notes"
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = dg.execute_job(job, instance)
+        assert notes.read_text().split() == ["0-1", "0-2", "0-3", "1-1", "1-2", "2-1", "2-2"]
+        flows.write("ready", "")
+        notes.unlink()
+        options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+        second = dg.execute_job(job, instance, reexecution_options=options)
+        assert second.success
+        selected = instance.get_run_by_id(second.run_id).step_keys_to_execute
+        assert len(selected) >= len(job.get_definition().nodes)
+        event = instance.get_latest_materialization_event(dg.AssetKey(["TurnsFlow", "turn"]))
+    # the iterations before the ones that failed are not repeated
+    assert notes.read_text().split() == ["1-2", "1-3", "2-2", "2-3"]
+    assert event.asset_materialization.metadata["items"].value == 3
+    run = flows.metaflow_run("TurnsFlow", f"dagster-{first.run_id}")
+    assert run.successful
+    assert run["join"].task.data.turns == [3, 3, 3]
