@@ -14,6 +14,7 @@ import dagster as dg
 from metaflow_pipes.names import RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.client.client import exit_code_of
+from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
     earlier_ids,
     item_indices,
@@ -203,11 +204,12 @@ def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRep
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
         is_last, because = _last_attempt(context, flow)
+        left_out = _left_out(context, flow, report)
         raise dg.Failure(
-            f"{report.failure.description}\n{because}" if because else report.failure.description,
+            "\n".join(text for text in (report.failure.description, left_out, because) if text),
             metadata=report.failure_metadata(flow.logs_command(report.task_path)),
             # Dagster tells of the last attempt that it exceeds the policy, unless it is not to be retried
-            allow_retries=report.failure.allow_retries and not is_last,
+            allow_retries=report.failure.allow_retries and not is_last and left_out is None,
         ) from report.failure.exception
     if report.cloned_from is not None:
         context.log.info(f"Metaflow task {report.pathspec} is cloned from {report.cloned_from}: it does not run.")
@@ -216,6 +218,19 @@ def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRep
     else:
         context.log.info(f"Metaflow task {report.pathspec} finished after {report.duration_seconds:.1f} s.")
     return report
+
+
+def _left_out(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> str | None:
+    """Why a join of a re-execution can't have all of its items, if it can't, and what to do."""
+    step_keys = steps_left_out(context)
+    if not step_keys:
+        return None
+    run_id = parse_path(report.task_path)[0]
+    return (
+        f"The run that this one re-executes ended before these steps were done: {named(step_keys)}. With this "
+        f"executor, Dagster leaves them out. Go on with another run, by this command in {flow.folder}:\n"
+        f"{flow.resume_command(run_id)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,6 +219,16 @@ class MetaflowFlow:
             settings=self.settings,
             top_level_args=self.top_level_args,
         )
+
+    def resume_command(self, run_id: str) -> str:
+        """The command line that goes on with a run where it ended, for the folder where the steps run.
+
+        Args:
+            run_id: The Metaflow run.
+        """
+        file, definitions = (os.path.relpath(path, self.folder) for path in (self.path, self.definitions_file))
+        origin = f"--origin-run-id={run_id}"
+        return shlex.join(["python", file, "dagster", "resume", origin, f"--definitions-file={definitions}"])
 
     def _top_level(self) -> list[str]:
         return [

@@ -27,6 +27,7 @@ from metaflow_pipes.runtime.client.client import TERMINATION_TIMEOUT_SECONDS
 from metaflow_pipes.runtime.executors.compute_logs import compute_logs, described
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
+from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
 from metaflow_pipes.runtime.executors.step_thread import StepThread, running
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class ThreadsExecutor(dg.Executor):
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[dg.DagsterEvent]:
         """Execute a plan, as Dagster asks an executor to."""
+        plan_context, execution_plan, added = with_steps_left_out(plan_context, execution_plan)
+        if added is not None:
+            yield added
         where = EngineEventData.in_process(os.getpid(), execution_plan.step_keys_to_execute)
         yield dg.DagsterEvent.engine_event(plan_context, f"Executing steps in threads (pid: {os.getpid()})", where)
         with event_log_kept_open(plan_context.instance):
