@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -370,6 +371,28 @@ def test_terminated_run_ends_all_steps_and_is_canceled(project, tmp_path):
         (found,) = instance.get_runs()
         assert found.status == dg.DagsterRunStatus.CANCELED
         assert "wait" in logs_of(instance, found.run_id)
+
+
+@dg.op
+def hears_nothing():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+
+
+@dg.job(executor_def=threads(2))
+def deaf():
+    hears_nothing()
+
+
+def test_op_of_plain_python_that_does_not_end_is_left_when_the_time_to_end_is_over(instance, monkeypatch):
+    monkeypatch.setattr("metaflow_pipes.runtime.executors.threads.TERMINATION_TIMEOUT_SECONDS", 1)
+    started = time.monotonic()
+    assert not run(deaf, instance).success
+    assert time.monotonic() - started < 15
+    (found,) = instance.get_runs()
+    assert found.is_finished
+    messages = [entry.message for entry in instance.all_logs(found.run_id, dg.DagsterEventType.ENGINE_EVENT)]
+    assert any("left to themselves: hears_nothing" in message for message in messages)
 
 
 def _records(instance: dg.DagsterInstance, run_id: str, kind: str, step: str) -> list[Any]:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
+# How long a step may still report when its process has been killed. No thread of Python can be killed, though: one that
+# runs a user's code in this process, and goes on, is left to itself.
+LEAVE_SECONDS = 2
 
 
 def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
@@ -139,7 +142,7 @@ class ThreadsExecutor(dg.Executor):
             steps = _Steps(context)
             retries: dict[str, dg.DagsterEvent] = {}
             error: BaseException | None = None
-            kill_at = math.inf
+            kill_at = leave_at = math.inf
             try:
                 while steps.are_running or not (error is not None or active.is_complete):
                     if error is None and active.check_for_interrupts():
@@ -154,7 +157,14 @@ class ThreadsExecutor(dg.Executor):
                         kill_at = time.monotonic() + TERMINATION_TIMEOUT_SECONDS
                     if time.monotonic() > kill_at:
                         steps.kill()
-                        kill_at = math.inf
+                        kill_at, leave_at = math.inf, time.monotonic() + LEAVE_SECONDS
+                    if time.monotonic() > leave_at:
+                        yield dg.DagsterEvent.engine_event(
+                            context,
+                            f"Threads executor: steps that do not end are left to themselves: {', '.join(steps.keys)}",
+                            EngineEventData.interrupted(steps.keys),
+                        )
+                        steps.leave()
                     if error is None:
                         for step in active.get_steps_to_execute(limit=self._max_concurrent - steps.busy_count):
                             steps.start(step, context.for_step(step, active.get_known_state()))
@@ -270,6 +280,11 @@ class _Steps:
         """Kill what the steps wait for."""
         for _, step_thread in self._running.values():
             step_thread.kill()
+
+    def leave(self) -> None:
+        """Wait no longer for the steps that run."""
+        self._running.clear()
+        self._busy.clear()
 
     def _run(self, step: ExecutionStep, context: StepExecutionContext, step_thread: StepThread) -> None:
         error: BaseException | None = None
