@@ -473,6 +473,20 @@ def test_both_streams_of_a_step_reach_a_cloud_storage(project, tmp_path):
     assert logs["work[3]"][0] == b"item 3\n"
 
 
+def test_compute_log_that_can_not_be_uploaded_is_told_of_and_fails_no_step(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "cloud").write_text("a file in the way")
+    logs = {"module": "test_threads_executor", "class": "CloudLogs", "config": {"folder": str(folder)}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"compute_logs": logs}) as instance:
+        result = run(side_by_side, instance)
+        assert result.success
+        entries = instance.all_logs(result.run_id, dg.DagsterEventType.ENGINE_EVENT)
+    told = {entry.step_key: entry.message for entry in entries if "could not be stored" in entry.message}
+    assert set(told) == {"numbers", *(f"slow[{index}]" for index in range(4)), "total"}
+    assert told["slow[2]"].startswith("The compute log of step slow[2] could not be stored: FileExistsError: ")
+
+
 def test_thread_that_crashes_fails_its_step_and_loses_no_event_of_others(instance, monkeypatch):
     def crashing(context):
         if context.step.key == "slow[2]":

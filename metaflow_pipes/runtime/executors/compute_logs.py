@@ -15,28 +15,48 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from dagster._core.execution.context.system import PlanExecutionContext
+    from dagster._core.execution.context.system import StepExecutionContext
 
     from metaflow_pipes.runtime.executors.step_thread import StepThread
 
 
 @contextlib.contextmanager
 def compute_logs(
-    context: PlanExecutionContext, step_key: str, step_thread: StepThread
-) -> Iterator[dg.DagsterEvent | None]:
-    """Send the output of a step's processes to a compute log of its own, and say so in an event."""
-    manager = context.instance.compute_log_manager
+    context: StepExecutionContext, step_thread: StepThread, tell: Callable[[dg.DagsterEvent], None]
+) -> Iterator[None]:
+    """Send the output of a step's processes to a compute log of its own.
+
+    A log that can't be opened or stored, as in a cloud storage that can't be reached, fails no step: an event says so.
+
+    Args:
+        context: The step's context.
+        step_thread: What runs the step; its processes write to the log as long as the context is open.
+        tell: Takes events of the step.
+    """
+    manager, key = context.instance.compute_log_manager, context.step.key
     log_key = manager.build_log_key_for_run(context.run_id, create_compute_log_file_key())
-    with contextlib.ExitStack() as stack:
+    stack = contextlib.ExitStack()
+    try:
+        step_thread.stdout, step_thread.stderr = _open_streams(stack, manager, log_key)
+        tell(dg.DagsterEvent.capture_logs(context, [key], log_key, CapturedLogContext(log_key)))
+    except Exception as error:  # whatever the storage's library raises
+        tell(
+            _trouble(context, f"The compute log of step {key} can't be opened, and its output is not kept there", error)
+        )
+    try:
+        yield
+    finally:
         try:
-            step_thread.stdout, step_thread.stderr = _open_streams(stack, manager, log_key)
-            event = dg.DagsterEvent.capture_logs(context, [step_key], log_key, CapturedLogContext(log_key))
-        except Exception as error:
-            message = "Exception while setting up compute log capture"
-            event = dg.DagsterEvent.engine_event(context, message, EngineEventData(error=described(error)))
-        yield event
+            stack.close()
+        except Exception as error:  # as above
+            tell(_trouble(context, f"The compute log of step {key} could not be stored", error))
+
+
+def _trouble(context: StepExecutionContext, message: str, error: Exception) -> dg.DagsterEvent:
+    event_data = EngineEventData(error=described(error))
+    return dg.DagsterEvent.engine_event(context, f"{message}: {type(error).__name__}: {error}", event_data)
 
 
 def _open_streams(stack: contextlib.ExitStack, manager: Any, log_key: Sequence[str]) -> tuple[int | None, int | None]:

@@ -289,8 +289,7 @@ class _Steps:
     def _run(self, step: ExecutionStep, context: StepExecutionContext, step_thread: StepThread) -> None:
         error: BaseException | None = None
         try:
-            with running(step_thread), compute_logs(self.context, step.key, step_thread) as captured:
-                self._tell(step, captured)
+            with running(step_thread), compute_logs(context, step_thread, lambda event: self._tell(step, event)):
                 events = []
                 for event in dagster_event_sequence_for_step(context):
                     events.append(event)
@@ -301,9 +300,8 @@ class _Steps:
             error = raised
         self._news.put(_News(step, error=error, is_end=True))
 
-    def _tell(self, step: ExecutionStep, event: dg.DagsterEvent | None) -> None:
-        if event is not None:
-            self._news.put(_News(step, event))
+    def _tell(self, step: ExecutionStep, event: dg.DagsterEvent) -> None:
+        self._news.put(_News(step, event))
 
 
 def _seconds_to_wait(active: Any) -> float:
