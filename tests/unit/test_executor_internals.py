@@ -18,19 +18,25 @@ from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY
 from dagster._core.events import EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
+from dagster._core.execution.context.system import PlanData, PlanOrchestrationContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
 from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_event_sequence_for_step
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.multiprocess import MultiprocessExecutor
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._grpc.types import ExecuteRunArgs
+from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres.utils import create_pg_engine
 
 from metaflow_pipes.runtime.executors.multiprocess import PRELOADED_MODULES
 
@@ -85,6 +91,23 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
         (SqliteEventLogStorage._connect, ["shard"]),
         (SqliteEventLogStorage.conn_string_for_shard, ["shard_name"]),
         (SqliteEventLogStorage.path_for_shard, ["run_id"]),
+        (create_pg_engine, ["postgres_url", "token_provider", "engine_kwargs"]),
+        (
+            MultiprocessExecutor,
+            ["retries", "max_concurrent", "tag_concurrency_limits", "start_method", "explicit_forkserver_preload"],
+        ),
+        (MultiprocessExecutor.execute, ["plan_context", "execution_plan"]),
+        (
+            PlanOrchestrationContext,
+            ["plan_data", "log_manager", "executor", "output_capture", "resume_from_failure"],
+        ),
+        (PlanData._replace, []),
+        (ExecutionPlan.build_subset_plan, ["step_keys_to_execute", "job_def", "resolved_run_config"]),
+        (ExecutionStep.get_execution_dependency_keys, []),
+        (ExecutionStep.get_mapping_key, []),
+        (ResolvedRunConfig.build, ["job_def", "run_config"]),
+        (dg.DagsterRun._replace, []),
+        (dg.OpExecutionContext.get_step_execution_context, []),
         (CloudStorageComputeLogManager._on_capture_complete, ["log_key"]),
         (CloudStorageComputeLogManager._poll_for_local_upload, ["log_key"]),
     ],
@@ -100,6 +123,11 @@ def test_names_that_are_no_functions():
     assert isinstance(CloudStorageComputeLogManager.local_manager, property)
     assert "_in_flight" in inspect.getsource(ActiveExecution.__init__)
     assert {"_db_lock", "_initialized_dbs"} <= set(re.findall(r"self\.(\w+)", inspect.getsource(SqliteEventLogStorage)))
+    assert {"executable_map", "step_dict_by_key"} <= set(ExecutionPlan._fields)
+    assert {"dagster_run", "execution_plan"} <= set(PlanData._fields)
+    of_postgres = inspect.getsource(PostgresEventLogStorage)
+    assert {"_engine", "_token_provider", "postgres_url"} <= set(re.findall(r"self\.(\w+)", of_postgres))
+    assert "poolclass=db_pool.NullPool" in of_postgres
     assert SQLITE_BUSY_TIMEOUT_SECONDS > 0
 
 

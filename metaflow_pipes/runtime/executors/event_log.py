@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,12 +18,29 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 
+# How many connections to a Postgres event log a run holds at most, beside those of a moment. Threads that find none
+# free open another one, which closes behind them.
+POSTGRES_CONNECTIONS = 4
+
+
 @contextlib.contextmanager
 def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep the connections to the event log open, if that is in files of SQLite, as long as the context is open."""
-    storage = instance.event_log_storage
+    """Keep the connections to an event log in files of SQLite, or in Postgres, open as long as the context is."""
+    storage: Any = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        keeper = _sqlite_kept_open(storage)
+    elif type(storage).__module__.partition(".")[0] == "dagster_postgres":
+        keeper = _postgres_kept_open(storage)
+    else:
+        keeper = contextlib.nullcontext()
+    with keeper:
+        yield
+
+
+@contextlib.contextmanager
+def _sqlite_kept_open(storage: SqliteEventLogStorage) -> Iterator[None]:
     # another run of this process may keep them open already
-    if not isinstance(storage, SqliteEventLogStorage) or "_connect" in vars(storage):
+    if "_connect" in vars(storage):
         yield
         return
     kept = _KeptConnections(storage)
@@ -33,6 +50,35 @@ def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
     finally:
         del storage._connect
         kept.close()
+
+
+@contextlib.contextmanager
+def _postgres_kept_open(storage: Any) -> Iterator[None]:
+    """Let Dagster's Postgres event log, which connects anew for each event, take its connections from a pool.
+
+    Its `optimize_for_webserver` does the same, but keeps one connection only, and one that the server has closed fails
+    the event that takes it: an hour may lie between two events of a run.
+    """
+    from dagster_postgres.utils import create_pg_engine
+
+    before: Engine = storage._engine
+    if not isinstance(before.pool, NullPool):
+        yield
+        return
+    pooled = create_pg_engine(
+        storage.postgres_url,
+        storage._token_provider,
+        isolation_level="AUTOCOMMIT",
+        pool_size=POSTGRES_CONNECTIONS,
+        max_overflow=-1,
+        pool_pre_ping=True,
+    )
+    storage._engine = pooled
+    try:
+        yield
+    finally:
+        storage._engine = before
+        pooled.dispose()
 
 
 class _KeptConnections:

@@ -1,0 +1,101 @@
+"""Runs on a Dagster instance whose storage is Postgres."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import psycopg2
+import pytest
+from servers.postgres import Postgres, running_postgres
+from support import Project, persistent
+
+from metaflow_pipes.runtime import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Of the instance, of the executor's pool, and of what else a run asks: a few for each op, and none for an event.
+MOST_CONNECTIONS = 60
+MESSAGES = 150
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def instance(postgres: Postgres, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    overrides = {"storage": {"postgres": {"postgres_url": postgres.url}}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
+        yield instance
+
+
+@dg.op(out=dg.DynamicOut(int))
+def numbers():
+    for number in range(4):
+        yield dg.DynamicOutput(number, mapping_key=str(number))
+
+
+@dg.op
+def talks(context, number: int) -> int:
+    for message in range(MESSAGES):
+        context.log.info(f"message {message} of {number}")
+    return number
+
+
+@dg.op
+def total(found: list[int]) -> int:
+    return sum(found)
+
+
+@dg.job(executor_def=threads(2))
+def talking():
+    total(numbers().map(talks).collect())
+
+
+def test_connections_do_not_grow_with_events_and_are_closed_with_the_run(postgres, instance):
+    before = postgres.connection_count()
+    result = dg.execute_job(dg.reconstructable(talking), instance)
+    assert result.success
+    entries = instance.all_logs(result.run_id)
+    assert sum(entry.user_message.startswith("message ") for entry in entries) == 4 * MESSAGES
+    assert [entry.message for entry in entries if entry.step_key == "total"]
+    assert postgres.connection_count() - before < MOST_CONNECTIONS
+    assert postgres.open_count() == 0
+
+
+def test_flow_with_a_foreach_runs_and_its_events_are_all_there(project, postgres, instance):
+    flows: Project = project("printing.py")
+    definitions = flows.compile("printing.py", "--max-workers", "2")
+    with dg.execute_job(persistent(definitions), instance) as result:
+        assert result.success
+    records = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS).records
+    done = {record.event_log_entry.step_key for record in records}
+    assert done >= {"start", *(f"work[{index}]" for index in range(5)), "end"}
+    assert flows.metaflow_run("PrintingFlow", f"dagster-{result.run_id}").successful
+    assert postgres.open_count() == 0
+
+
+@dg.op(required_resource_keys={"url"})
+def loses_its_connections(context):
+    context.log.info("before")
+    with contextlib.closing(psycopg2.connect(context.resources.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    context.log.info("after")
+
+
+@dg.job(executor_def=threads(1), resource_defs={"url": dg.ResourceDefinition.string_resource()})
+def disconnected():
+    loses_its_connections()
+
+
+def test_connection_that_the_server_has_closed_in_the_middle_of_a_run_is_made_anew(postgres, instance):
+    config = {"resources": {"url": {"config": postgres.url}}}
+    result = dg.execute_job(dg.reconstructable(disconnected), instance, run_config=config)
+    assert result.success
+    assert {"before", "after"} <= {entry.user_message for entry in instance.all_logs(result.run_id)}
