@@ -23,8 +23,7 @@ from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
 from metaflow_pipes.runtime import threads
-from metaflow_pipes.runtime.executors import step_thread
-from metaflow_pipes.runtime.executors import threads as executor
+from metaflow_pipes.runtime.executors import limits, step_thread
 from step_wrapper import processes
 
 if TYPE_CHECKING:
@@ -305,10 +304,10 @@ def test_default_limit_is_that_of_the_container(monkeypatch, tmp_path, quota, cp
     file = tmp_path / "cpu.max"
     if quota is not None:
         file.write_text(f"{quota}\n")
-    monkeypatch.setattr(executor, "CPU_QUOTA", file)
+    monkeypatch.setattr(limits, "CPU_QUOTA", file)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert executor.available_cpus() == cpus
+    assert limits.available_cpus() == cpus
 
 
 def test_pools_limit_what_runs_side_by_side(instance):
