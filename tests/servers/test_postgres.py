@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import psycopg2
 import pytest
+from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres.utils import create_pg_engine
 from servers.postgres import Postgres, running_postgres
 from support import Project, persistent
 
@@ -99,3 +103,10 @@ def test_connection_that_the_server_has_closed_in_the_middle_of_a_run_is_made_an
     result = dg.execute_job(dg.reconstructable(disconnected), instance, run_config=config)
     assert result.success
     assert {"before", "after"} <= {entry.user_message for entry in instance.all_logs(result.run_id)}
+
+
+def test_dagster_postgres_has_what_the_executor_uses():
+    assert list(inspect.signature(create_pg_engine).parameters) == ["postgres_url", "token_provider", "engine_kwargs"]
+    source = inspect.getsource(PostgresEventLogStorage)
+    assert {"_engine", "_token_provider", "postgres_url"} <= set(re.findall(r"self\.(\w+)", source))
+    assert "poolclass=db_pool.NullPool" in source

@@ -35,8 +35,6 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._grpc.types import ExecuteRunArgs
-from dagster_postgres import PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine
 
 from metaflow_pipes.runtime.executors.multiprocess import PRELOADED_MODULES
 
@@ -91,7 +89,6 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
         (SqliteEventLogStorage._connect, ["shard"]),
         (SqliteEventLogStorage.conn_string_for_shard, ["shard_name"]),
         (SqliteEventLogStorage.path_for_shard, ["run_id"]),
-        (create_pg_engine, ["postgres_url", "token_provider", "engine_kwargs"]),
         (
             MultiprocessExecutor,
             ["retries", "max_concurrent", "tag_concurrency_limits", "start_method", "explicit_forkserver_preload"],
@@ -125,9 +122,6 @@ def test_names_that_are_no_functions():
     assert {"_db_lock", "_initialized_dbs"} <= set(re.findall(r"self\.(\w+)", inspect.getsource(SqliteEventLogStorage)))
     assert {"executable_map", "step_dict_by_key"} <= set(ExecutionPlan._fields)
     assert {"dagster_run", "execution_plan"} <= set(PlanData._fields)
-    of_postgres = inspect.getsource(PostgresEventLogStorage)
-    assert {"_engine", "_token_provider", "postgres_url"} <= set(re.findall(r"self\.(\w+)", of_postgres))
-    assert "poolclass=db_pool.NullPool" in of_postgres
     assert SQLITE_BUSY_TIMEOUT_SECONDS > 0
 
 

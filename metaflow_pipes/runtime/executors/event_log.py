@@ -59,7 +59,7 @@ def _postgres_kept_open(storage: Any) -> Iterator[None]:
     Its `optimize_for_webserver` does the same, but keeps one connection only, and one that the server has closed fails
     the event that takes it: an hour may lie between two events of a run.
     """
-    from dagster_postgres.utils import create_pg_engine
+    from dagster_postgres.utils import create_pg_engine  # pyright: ignore[reportMissingImports] - an extra
 
     before: Engine = storage._engine
     if not isinstance(before.pool, NullPool):
