@@ -22,8 +22,10 @@ os.environ["METAFLOW_USER"] = "tester"
 # Where deployments and production tokens are stored: nothing of the tests stays in the user's home.
 os.environ["METAFLOW_HOME"] = tempfile.mkdtemp(prefix="metaflow-home-")
 atexit.register(shutil.rmtree, os.environ["METAFLOW_HOME"], ignore_errors=True)
-# As in an activated virtual environment: Metaflow's own runner starts parallel workers with the PATH's `python`.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# As where nobody has activated the virtual environment: nothing may depend on what the PATH finds there.
+if sys.prefix != sys.base_prefix:
+    folders = os.environ["PATH"].split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join(folder for folder in folders if Path(folder) != Path(sys.prefix, "bin"))
 # Background jobs of a shell ignore SIGINT. Dagster would then ignore SIGTERM, too, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

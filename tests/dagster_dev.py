@@ -116,7 +116,7 @@ def dagster_dev(folder: Path, flows: Mapping[str, Path], *options: str) -> Itera
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     url = f"http://127.0.0.1:{free_port()}"
     files = [argument for flow in flows for argument in ("-f", definitions_of(flow))]
-    command = ["dagster", "dev", *files, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    command = [sys.executable, "-m", "dagster", "dev", *files, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     log = folder / "dagster_dev.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

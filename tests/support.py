@@ -96,6 +96,8 @@ class Project:
     def native_run(self, flow: str, *arguments: str, **env: str) -> metaflow.Run:
         """The same flow by Metaflow's own runner."""
         run_id_file = self.folder / "run_id"
+        # it starts the workers of `num_parallel` with the PATH's `python`
+        env = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), **env}
         self.metaflow(flow, "--no-pylint", "run", "--run-id-file", str(run_id_file), *arguments, **env)
         flow_name = next(
             line.split("(")[0][6:] for line in (self.folder / flow).read_text().splitlines() if "(FlowSpec)" in line
