@@ -1,5 +1,6 @@
 # make demo      set up, compile an example flow, run it on Dagster, and show what came of it
 # make test      set up, and run all checks and tests
+# make check     set up, and run what is fast of them: lint, types, imports and unit tests
 # make ui        set up, and open the Dagster UI on the examples
 # make bench     set up, and run the benchmarks
 # make pictures  set up, and take the pictures of docs/images; needs Chromium
@@ -12,23 +13,29 @@ EXAMPLES := train sweep retry
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test ui bench pictures clean
+.PHONY: demo test check static ui bench pictures clean
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/installed-dev
+test: static
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: static
+	$(BIN)/pytest -q -n 2 tests/unit
+
+static: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup
 
 ui: $(VENV)/installed-ui
 	cd examples && $(foreach flow,$(EXAMPLES),$(CURDIR)/$(BIN)/python $(flow)_flow.py --quiet dagster create &&) true
 	mkdir -p .dagster_home
+	cp examples/dagster.yaml .dagster_home
 	cd examples && DAGSTER_HOME=$(CURDIR)/.dagster_home \
-		$(CURDIR)/$(BIN)/dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py)
+		$(CURDIR)/$(BIN)/python -m dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py)
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runs.py

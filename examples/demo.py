@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
 DAGSTER_HOME = HERE.parent / ".dagster_home"
 JOB, DEFINITIONS = "TrainFlow", "trainflow_dagster.py"
+INDENT = " " * 4
 
 
 def main() -> int:
     """Compile, run and report."""
     os.chdir(HERE)
     DAGSTER_HOME.mkdir(exist_ok=True)
+    shutil.copy(HERE / "dagster.yaml", DAGSTER_HOME)
     os.environ["DAGSTER_HOME"] = str(DAGSTER_HOME)
 
     say("python train_flow.py dagster create")
-    subprocess.run([sys.executable, "train_flow.py", "dagster", "create", DEFINITIONS], check=True)
+    if not compile_flow():
+        return 1
 
     import dagster as dg
 
@@ -35,6 +40,15 @@ def main() -> int:
     return 0
 
 
+def compile_flow() -> bool:
+    """Run `create`, show what it says of the job, or all that it says if it fails, and tell whether it succeeded."""
+    command = [sys.executable, "train_flow.py", "dagster", "create", DEFINITIONS]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    preamble, mark, of_job = finished.stdout.partition("Compiled flow")
+    print(textwrap.indent(mark + of_job if mark else preamble, INDENT), end="", flush=True)
+    return finished.returncode == 0
+
+
 def job():
     """The compiled job, for Dagster's executor processes."""
     import trainflow_dagster
@@ -48,17 +62,17 @@ def show_steps(result) -> None:
 
     kinds = dg.DagsterEventType
     for event in result.all_events:
+        step = f"{INDENT}{event.step_key or '':14}"
         if event.event_type == kinds.STEP_OUTPUT:
             metadata = event.event_specific_data.metadata
             seconds, attempt = metadata["duration_seconds"].value, metadata["attempt"].value
-            print(f"    {event.step_key:14} done in {seconds:4.1f} s, attempt {attempt}: {metadata['pathspec'].value}")
+            print(f"{step} done in {seconds:.1f} s{f', attempt {attempt}' if attempt else ''}")
         elif event.event_type in (kinds.STEP_UP_FOR_RETRY, kinds.STEP_FAILURE):
             error = event.event_specific_data.error
             while error.cls_name != "Failure" and error.cause is not None:
                 error = error.cause
-            reason = error.message.partition("Failure: ")[2].strip()
-            again = ", is tried again" if event.event_type == kinds.STEP_UP_FOR_RETRY else ""
-            print(f"    {event.step_key:14} failed{again}: {reason}")
+            reason = error.message.strip().partition(" failed: ")[2] or error.message.strip()
+            print(f"{step} failed: {reason}")
 
 
 def show_artifacts(pathspec: str) -> None:
@@ -67,22 +81,25 @@ def show_artifacts(pathspec: str) -> None:
 
     metaflow.namespace(None)
     run = metaflow.Run(pathspec)
+    scores = ", ".join(f"{model} {score:.3f}" for model, score in run.data.scores.items())
     say(f'the same run in Metaflow: Run("{pathspec}")')
-    print(f"    successful: {run.successful}")
-    print(f"    best model: {run.data.best_model}, accuracy {run.data.best_score:.3f} of {run.data.scores}")
+    print(f"{INDENT}successful: {run.successful}")
+    print(f"{INDENT}best model: {run.data.best_model} (accuracy: {scores})")
 
 
 def show_where_to_look(run: str) -> None:
     """The commands that lead on from here."""
-    python = os.path.relpath(sys.executable)
+    flow = f"{INDENT}{os.path.relpath(sys.executable)} train_flow.py"
     say("where to look")
-    print("    make ui      the run in the Dagster UI, with its logs and metadata, and a launchpad for the next one")
-    print(f"    examples/{DEFINITIONS}      the definitions file")
+    print(f"{INDENT}make ui                        this run in Dagster's UI, and a launchpad for the next one")
+    print(f"{INDENT}{f'examples/{DEFINITIONS}':30} the definitions file")
     say("and with Metaflow's own tools, in examples/")
-    print(f"    {python} train_flow.py logs {run}/fit_linear")
-    print(f"    {python} train_flow.py card get {run}/end card.html")
-    code = f"import metaflow as m; m.namespace(None); print(m.Run('{JOB}/{run}').data.scores)"
-    print(f'    {python} -c "{code}"')
+    print(f"{flow} logs {run}/fit_linear")
+    print(f"{flow} card view {run}/end")
+    say("and in Python, in examples/")
+    print(f"{INDENT}from metaflow import Run, namespace")
+    print(f"{INDENT}namespace(None)")
+    print(f'{INDENT}Run("{JOB}/{run}").data.scores')
 
 
 def say(text: str) -> None:
