@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from metaflow.client.core import get_metadata
 from metaflow.exception import MetaflowException, MetaflowNotFound
 from metaflow.runner.deployer import DeployedFlow, Deployer, TriggeredRun, generate_fake_flow_file_contents
-from metaflow.runner.utils import get_lower_level_group, handle_timeout, temporary_fifo
+from metaflow.runner.utils import get_lower_level_group, handle_timeout, make_process_error_message, temporary_fifo
 
 from metaflow_pipes.cli.runs import resume, trigger
 from metaflow_pipes.deployment.definitions_file import read_deployment
@@ -304,7 +304,7 @@ class DagsterDeployedFlow(DeployedFlow):
             parameters_file.write_text(json.dumps(given), encoding="utf-8")
             options.update(deployer_attribute_file=attribute_file_path, parameters_file=str(parameters_file))
             process = self._start(command, options)
-            content = handle_timeout(attribute_file_fd, process, self.deployer.file_read_timeout)
+            content = _attributes(attribute_file_fd, process, self.deployer.file_read_timeout)
             process.sync_wait()
             if process.process.returncode == 0:
                 return DagsterTriggeredRun(deployer=self.deployer, content=content)
@@ -327,6 +327,22 @@ class DagsterDeployedFlow(DeployedFlow):
             show_output=deployer.show_output,
         )
         return deployer.spm.get(pid)
+
+
+def _attributes(attribute_file_fd: int, process: Any, timeout: int) -> str:
+    """The text that a command writes for the Deployer.
+
+    Raises:
+        RuntimeError: It has ended without, or does not write in time; the message says what it has shown.
+    """
+    try:
+        return handle_timeout(attribute_file_fd, process, timeout)
+    except RuntimeError as error:
+        if process.process.poll() is None:
+            raise
+        # Metaflow reads the log files at once, while its threads may still copy into them what the command has said
+        process.sync_wait()
+        raise RuntimeError(make_process_error_message(process)) from error.__cause__
 
 
 @contextlib.contextmanager
