@@ -27,6 +27,7 @@ from pathlib import Path
 import dagster as dg
 from results import keep, parser_of, prepare
 
+from metaflow_pipes.process_stat import process_stat
 from step_wrapper.processes import adopt_orphans
 
 HEAD = "from metaflow import FlowSpec, step\n\n\nclass BenchFlow(FlowSpec):\n"
@@ -284,21 +285,17 @@ class _Samples:
     def _sample(self) -> None:
         while not self._is_over.wait(SAMPLE_SECONDS):
             self._peak = max(self._peak, sum(map(_share, _tree(self._pid))))
-            try:
-                stat = Path(f"/proc/{self._pid}/stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            self._own_cpu.append((time.time(), (int(stat[11]) + int(stat[12])) / TICKS))
+            stat = process_stat(self._pid)
+            if stat is not None:
+                self._own_cpu.append((time.time(), stat.cpu_ticks / TICKS))
 
 
 def _tree(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_bytes().rpartition(b")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
+    for folder in Path("/proc").glob("[0-9]*"):
+        stat = process_stat(folder.name)
+        if stat is not None:
+            children.setdefault(stat.parent, []).append(int(folder.name))
     found, todo = [], [root]
     while todo:
         pid = todo.pop()

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.process_stat import process_stat
+
 if TYPE_CHECKING:
     import signal
 
 _BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
-# The start time is field 22 of /proc/<pid>/stat; behind the program's name, which is in brackets, it is this one.
-_START_TIME_FIELD = 19
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,8 @@ def start_time(pid: int) -> str | None:
     """When a process started, as the kernel tells it; None if there is none of that number, or it is about to go."""
     if sys.platform == "darwin":
         return re.sub(r"\W+", "_", _output_of("/bin/ps", "-o", "lstart=", "-p", str(pid))) or None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == b"Z" else fields[_START_TIME_FIELD].decode()
+    stat = process_stat(pid)
+    return None if stat is None or stat.state == "Z" else stat.start_time
 
 
 def _output_of(*command: str) -> str:

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.process_stat import process_stat
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -56,12 +58,10 @@ def kill_orphans(session: int, environment: Mapping[str, str]) -> int:
 def _orphans(session: int, marks: list[bytes]) -> set[int]:
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
+        stat = process_stat(entry.name)
+        if stat is None or stat.state == "Z":
+            continue
         with contextlib.suppress(OSError):
-            # the name of the program, in brackets, may hold anything; behind it come state, parent, group and session
-            state, _, _, its_session = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:4]
-            is_ours = int(its_session) == session or not set(marks).isdisjoint(
-                (entry / "environ").read_bytes().split(b"\0")
-            )
-            if is_ours and state != b"Z":
+            if stat.session == session or not set(marks).isdisjoint((entry / "environ").read_bytes().split(b"\0")):
                 found.add(int(entry.name))
     return found
