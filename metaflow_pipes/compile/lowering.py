@@ -55,7 +55,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         ops=tuple(_op(flow, step, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
         helpers=wiring.helpers,
         statements=wiring.statements,
-        executor=executor_of(options),
+        executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
         translator=translator_of(options),
         tags=_run_tags(flow, options),
         warnings=(*decorator_warnings(flow), *credential_warnings(flow, options)),

@@ -72,11 +72,15 @@ def check_types(values: Mapping[str, object], types: Mapping[str, type]) -> None
             raise CompileError(f"{option} is {value!r}, but has to be of type {expected.__name__}.")
 
 
-def executor_of(options: JobOptions) -> ExecutorModel:
+def executor_of(options: JobOptions, foreach_steps: Sequence[str] = ()) -> ExecutorModel:
     """The executor that the options name.
 
+    Args:
+        options: The options.
+        foreach_steps: The steps whose ops have dynamic outputs.
+
     Raises:
-        CompileError: There is none of that name, or it does not take `max_workers`.
+        CompileError: There is none of that name, it does not take `max_workers`, or it can't run a foreach.
     """
     if options.executor in ("threads", "multiprocess"):
         limit = "" if options.max_workers is None else f"max_concurrent={options.max_workers}"
@@ -88,20 +92,28 @@ def executor_of(options: JobOptions) -> ExecutorModel:
         )
     if options.executor == "in_process":
         return ExecutorModel(expression="dg.in_process_executor")
-    return _custom_executor(options.executor)
+    return _custom_executor(options.executor, foreach_steps)
 
 
-def _custom_executor(path: str) -> ExecutorModel:
+def _custom_executor(path: str, foreach_steps: Sequence[str]) -> ExecutorModel:
     if _IMPORT_PATH.fullmatch(path) is None:
         raise CompileError(
-            f"--executor is {path!r}. Use multiprocess, in_process, or the import path of an executor "
-            "definition, as in dagster_k8s:k8s_job_executor."
+            f"--executor is {path!r}. Use threads, multiprocess, in_process, or the import path of an "
+            "executor definition, as in dagster_k8s:k8s_job_executor."
         )
     imported, executor = _imported("--executor", path, alias="custom_executor")
     from dagster import ExecutorDefinition
 
     if not isinstance(executor, ExecutorDefinition):
         raise CompileError(f"--executor {path} is a {type(executor).__name__}, not a dagster.ExecutorDefinition.")
+    from metaflow_pipes.runtime.executors.planning import has_fixed_plan
+
+    if foreach_steps and has_fixed_plan(executor):
+        raise CompileError(
+            f"--executor {path} can't run the foreach of step {', '.join(foreach_steps)}: it plans all steps before "
+            "the run, and would leave out the items and what follows. Use threads, multiprocess, or another executor "
+            "that resolves Dagster's dynamic outputs."
+        )
     return ExecutorModel("custom_executor", imported)
 
 

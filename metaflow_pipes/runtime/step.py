@@ -9,6 +9,7 @@ import dagster as dg
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.executors import step_thread
+from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
 from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from metaflow_pipes.runtime.report import TaskReport, iterations_table
 from metaflow_pipes.runtime.time_limit import too_late_to_retry
@@ -85,6 +86,7 @@ def run_foreach_step(
     Yields:
         The items, under their indices as mapping keys. The first one has the task's metadata.
     """
+    fail_if_items_would_be_lost(context, step)
     report = _completed(context, pipes, flow, step, upstream, options)
     metadata = report.output_metadata()
     for item, key in items_of(split_of(report.task_path, report.num_splits)):
