@@ -191,7 +191,7 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
     state.graph = state.flow._graph
     for step in state.flow:
         for decorator in [d for d in step.decorators if id(d) not in known]:
-            _refuse_remote(state.flow.name, step.__name__, decorator)
+            _refuse_remote(state.flow.name, step.__name__, decorator, step.decorators)
             try:
                 decorator.external_init()
                 decorator.step_init(
@@ -211,7 +211,7 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
 def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
     node = state.graph[name]
     for decorator in node.decorators:
-        _refuse_remote(state.flow.name, name, decorator)
+        _refuse_remote(state.flow.name, name, decorator, node.decorators)
     user_code_retries, error_retries = _retries(state.flow.name, name, node.decorators)
     return StepModel(
         name=name,
@@ -258,7 +258,7 @@ def _regions(graph: Any) -> dict[str, tuple[str, ...]]:
     return regions
 
 
-def _refuse_remote(flow: str, step: str, decorator: Any) -> None:
+def _refuse_remote(flow: str, step: str, decorator: Any, decorators: Iterable[Any]) -> None:
     changes_launch = any(
         getattr(type(decorator), hook, None) is not getattr(StepDecorator, hook, None)
         for hook in ("runtime_step_cli", "runtime_step_cli_ctx")
@@ -267,8 +267,11 @@ def _refuse_remote(flow: str, step: str, decorator: Any) -> None:
     if decorator.name in REMOTE_DECORATORS or (
         changes_launch and not is_off and not isinstance(decorator, (EnvironmentDecorator, ParallelDecorator))
     ):
+        # Metaflow attaches a @conda for each @pypi, and the user has not written it
+        names = {other.name for other in decorators if other.statically_defined}
+        name = "pypi" if decorator.name == "conda" and "conda" not in names and "pypi" in names else decorator.name
         raise CompileError(
-            f"Step *{step}* of flow *{flow}* has the decorator @{decorator.name}, which is not supported on "
+            f"Step *{step}* of flow *{flow}* has the decorator @{name}, which is not supported on "
             "Dagster: it launches the step in an environment or on a system of its own, while metaflow-pipes "
             "launches it in the Dagster run's. Remove the decorator to compile the flow."
         )

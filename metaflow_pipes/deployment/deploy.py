@@ -86,11 +86,13 @@ def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | 
         The absolute path of the file.
 
     Raises:
-        CompileError: The file can't be written, or is the flow file; nothing has changed then.
+        CompileError: The file can't be written, is the flow file, or could not be imported; nothing has changed then.
     """
     path = resolve_definitions_file(job, definitions_file)
     if path.is_dir():
         raise CompileError(f"{path} is a folder. Name the file to write: {path / path.name}_dagster.py")
+    if path.suffix != ".py":
+        raise CompileError(f"{path} can't be a definitions file: Dagster imports it, so its name has to end in .py.")
     if path.resolve() == Path(job.flow.file).resolve():
         raise CompileError(f"The definitions file can't be the flow file itself, {path}. Choose another name.")
     text = render(job, path)

@@ -255,7 +255,7 @@ def test_unreadable_flow_is_an_error_of_the_compiler(project, monkeypatch):
         (["--step-env", "=x"], "KEY=VALUE"),
         (["--max-workers", "0"], "--max-workers is 0"),
         (["--max-workers", "2", "--executor", "in_process"], "--max-workers can't be used"),
-        (["--executor", "no such"], "import path"),
+        (["--executor", "no such"], "Use threads, multiprocess, in_process, or the import path"),
         (["--executor", "no_such_module:executor"], "no_such_module"),
         (["--executor", "os:path"], "not a dagster.ExecutorDefinition"),
         (["--tag", "x" * 600], "Tag is too long"),
@@ -298,6 +298,26 @@ def test_flow_file_can_not_be_the_output(project):
     for output in ("one_step.py", "./one_step.py", "link.py"):
         assert "flow file itself" in flows.refuses("one_step.py", "create", output)
     assert (flows.folder / "one_step.py").read_text() == source
+
+
+def test_output_has_to_be_a_module(project):
+    flows: Project = project("one_step.py")
+    for output in ("sub.txt", "defs", "defs.PY"):
+        assert "has to end in .py" in flows.refuses("one_step.py", "create", output)
+    assert sorted(os.listdir(flows.folder)) == [".metaflow", "one_step.py"]
+
+
+def test_refusal_names_the_decorator_that_the_user_has_written(project):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, pypi, step\n\nclass PackagesFlow(FlowSpec):\n"
+        "    @pypi(packages={'x': '1'})\n    @step\n    def only(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    PackagesFlow()\n",
+    )
+    finished = flows.metaflow("flow.py", "--environment=pypi", "dagster", "create", check=False)
+    assert finished.returncode == 1
+    assert "has the decorator @pypi, which is not supported" in finished.stdout
 
 
 def test_output_that_can_not_be_written(project):
