@@ -111,7 +111,8 @@ class Request(NamedTuple):
     def as_extras(self) -> dict[str, Any]:
         """The Pipes extras that hold the request."""
         resumption = None if self.resumption is None else self.resumption._asdict()
-        return {REQUEST: {"version": VERSION, **self._asdict(), "resumption": resumption}}
+        configs = {name: _typed(value) for name, value in self.configs.items()}
+        return {REQUEST: {"version": VERSION, **self._asdict(), "resumption": resumption, "configs": configs}}
 
     @classmethod
     def values_in(cls, extras: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +130,32 @@ class Request(NamedTuple):
             raise OtherVersionError(version)
         if values["resumption"] is not None:
             values["resumption"] = Resumption(**values["resumption"])
+        values["configs"] = {name: _untyped(value) for name, value in values["configs"].items()}
         return values
+
+
+def _typed(value: Any) -> Any:
+    """A config's value as JSON that tells tuples from lists, and numbers as keys from strings.
+
+    A list is a list; `{"tuple": [...]}` and `{"dict": [[key, value], ...]}` are those.
+    """
+    if isinstance(value, Mapping):
+        return {"dict": [[_typed(key), _typed(item)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_typed(item) for item in value]}
+    return [_typed(item) for item in value] if isinstance(value, list) else value
+
+
+def _untyped(value: Any) -> Any:
+    """A config's value, from what `_typed` makes of it."""
+    if isinstance(value, list):
+        return [_untyped(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, items),) = value.items()
+    if kind == "tuple":
+        return tuple(_untyped(item) for item in items)
+    return {_untyped(key): _untyped(item) for key, item in items}
 
 
 class SerializedException(TypedDict):

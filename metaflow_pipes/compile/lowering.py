@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, executor_of, translator_of
-from metaflow_pipes.compile.warnings import credential_warnings, decorator_warnings
+from metaflow_pipes.compile.warnings import config_warnings, credential_warnings, decorator_warnings
 from metaflow_pipes.compile.wiring import wire
 from metaflow_pipes.names import FLOW_TAG
 
@@ -58,7 +58,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
         translator=translator_of(options),
         tags=_run_tags(flow, options),
-        warnings=(*decorator_warnings(flow), *credential_warnings(flow, options)),
+        warnings=(*decorator_warnings(flow), *config_warnings(flow), *credential_warnings(flow, options)),
     )
 
 

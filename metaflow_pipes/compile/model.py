@@ -116,6 +116,7 @@ class FlowModel:
         withheld_settings: `METAFLOW_*` variables in use that hold secrets and stay out of the file.
         inert_decorators: Decorators of the flow that do nothing on Dagster.
         user: Who compiled the flow: the Metaflow user where the run's environment names none.
+        lost_config_types: For each `Config` that holds more than Python's own types, the names of those others.
     """
 
     name: str
@@ -135,6 +136,7 @@ class FlowModel:
     withheld_settings: tuple[str, ...]
     inert_decorators: tuple[str, ...]
     user: str
+    lost_config_types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

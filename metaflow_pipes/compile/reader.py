@@ -136,6 +136,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
     _add_decorators(state, decospecs)
     _check(state)
     settings, withheld_settings = _settings()
+    configs, lost_config_types = _configs(state)
     file = Path(os.path.abspath(state.entrypoint[-1]))
     return FlowModel(
         name=state.flow.name,
@@ -151,7 +152,8 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
             for attribute, parameter in state.flow._get_parameters()
             if not parameter.IS_CONFIG_PARAMETER
         ),
-        configs=_configs(state),
+        configs=configs,
+        lost_config_types=lost_config_types,
         top_level_args=_top_level_args(state, decospecs),
         datastore=state.flow_datastore.TYPE,
         datastore_root=_datastore_root(state),
@@ -397,18 +399,45 @@ def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multi
     return converted
 
 
-def _configs(state: Any) -> dict[str, Any]:
-    """The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks."""
-    configs = {}
-    for name, value in dump_config_values(state.flow).get("user_configs", {}).items():
+def _configs(state: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of the flow's `Config`s, as Metaflow's runner hands them to its tasks, and types that are lost."""
+    configs, lost = {}, {}
+    for name, (value, is_plain) in dump_config_values(state.flow).get("user_configs", {}).items():
         try:
-            configs[name] = json.loads(json.dumps(value))
+            json.dumps(value)
         except (TypeError, ValueError) as error:
             raise CompileError(
                 f"Config *{name}* of flow *{state.flow.name}* has a value that can't be written as JSON "
-                f"({error}), so it can't be handed to the steps. Let its parser return plain values."
+                f"({error}), so Metaflow can't hand it to the steps. Let its parser return plain values."
             ) from None
-    return configs
+        others: dict[str, None] = {}
+        # a list, as JSON makes of it: files of the first release have that
+        configs[name] = [_builtin(value, others), is_plain]
+        if others:
+            lost[name] = ", ".join(others)
+    return configs, lost
+
+
+def _builtin(value: Any, others: dict[str, None]) -> Any:
+    """A value that JSON can hold, made of Python's own types, for which there are literals.
+
+    Args:
+        value: The value.
+        others: Takes the names of the other types in it.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, dict):
+        built: Any = {_builtin(key, others): _builtin(item, others) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        built = (list if isinstance(value, list) else tuple)(_builtin(item, others) for item in value)
+    elif isinstance(value, str):
+        built = str.__str__(value)
+    else:
+        built = int(value) if isinstance(value, int) else float(value)
+    if type(value) is not type(built):
+        others[type(value).__name__] = None
+    return built
 
 
 def _top_level_args(state: Any, decospecs: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The warnings of the compiler: decorators without effect, and values that look like credentials."""
+"""The warnings of the compiler: decorators without effect, types that are lost, values that look like credentials."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def decorator_warnings(flow: FlowModel) -> Iterable[str]:
         yield (
             f"@{name} of flow {flow.name} has no effect on Dagster. Attach what it does to the job there: schedules, "
             "sensors and hooks."
+        )
+
+
+def config_warnings(flow: FlowModel) -> Iterable[str]:
+    """A sentence for each `Config` whose value has another type in the steps."""
+    for config, types in flow.lost_config_types.items():
+        yield (
+            f"Config {config} of flow {flow.name} holds {types}, and the steps get a plain dict, list, tuple, string "
+            "or number: the definitions file has literals. Convert it in the steps, or let its parser return those."
         )
 
 
@@ -60,7 +69,7 @@ def _credential_keys(path: str, value: object) -> Iterable[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _credential_keys(f"{path}.{key}", item)
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _credential_keys(path, item)
     elif looks_like_credential(path.rpartition(".")[2], value):

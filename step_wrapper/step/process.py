@@ -148,7 +148,13 @@ def _arguments(launch: Launch, folder: Path) -> list[str]:
         return [flow_file, *arguments]
     config_file = folder / "configs.json"
     config_file.touch(mode=0o600)
-    config_file.write_text(json.dumps({"user_configs": launch.configs}))
+    text = json.dumps({"user_configs": launch.configs})
+    config_file.write_text(text)
+    if json.loads(text)["user_configs"] != launch.configs:
+        # what the flow was compiled with: JSON has no tuples, and only strings for keys
+        from metaflow.user_configs.config_options import ConfigInput
+
+        ConfigInput.loaded_configs = dict(launch.configs)
     options = [f"--local-config-file={config_file}"]
     for name in launch.configs:
         options += ["--config-value", name, f"kv.{name}"]

@@ -126,3 +126,19 @@ def test_default_that_does_not_fit_its_type_is_a_compile_error(project):
     source = (flows.folder / "one_step.py").read_text()
     flows.write("one_step.py", source.replace('default="hello"', 'default="hello", type=int'))
     assert "Parameter text of flow OneStepFlow" in flows.refuses("one_step.py", "create")
+
+
+def test_configs_keep_their_types(project):
+    flows: Project = project("typed_configs.py")
+    shown = flows.metaflow("typed_configs.py", "dagster", "create", "defs.py").stdout
+    assert "Config size of flow TypedConfigsFlow holds Size" in " ".join(shown.split())
+    assert "Config shape" not in shown
+    result = execute(job_of(flows.folder / "defs.py"))
+    assert result.success
+    native = flows.native_run("typed_configs.py")
+    assert flows.run_of(result).data.later == native.data.later
+    assert native.data.later[:3] == (
+        (1, (2, "x"), [float("inf"), None, True]),
+        {1: "one", 2: ("two",), "three": {}},
+        ("x", "y"),
+    )
