@@ -152,8 +152,8 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
         arguments["out"] = _wrapped("{", outs, "}", indent=4, prefix=5)
     if op.emits_items:
         arguments["out"] = "dg.DynamicOut(str)"
-    if not op.inputs and flow.parameters:
-        arguments["config_schema"] = "FLOW.config_schema()"
+    # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
+    arguments["config_schema"] = "FLOW.config_schema()" if not op.inputs and flow.parameters else "{}"
     if op.max_retries and not step.is_recursive:
         delay = f", delay={step.retry_delay_seconds}" if step.retry_delay_seconds else ""
         arguments["retry_policy"] = f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"

@@ -142,3 +142,14 @@ def test_configs_keep_their_types(project):
         {1: "one", 2: ("two",), "three": {}},
         ("x", "y"),
     )
+
+
+def test_parameter_under_the_wrong_op_is_refused(project):
+    flows: Project = project("split.py", "parameters.py")
+    flows.write("data.txt", "x")
+    for flow in ("split.py", "parameters.py"):
+        job = flows.job(flow)
+        last = job.nodes_in_topological_order[-1].name
+        dg.validate_run_config(job, {"ops": {last: {"config": {}}}})
+        with pytest.raises(dg.DagsterInvalidConfigError, match='unexpected config entry "alpha"'):
+            dg.validate_run_config(job, {"ops": {last: {"config": {"alpha": 1}}}})
