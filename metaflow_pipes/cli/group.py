@@ -51,7 +51,8 @@ for command in (trigger, resume, status, list_runs, terminate):
     "--namespace",
     "user_namespace",
     default=None,
-    help="The Metaflow namespace of the steps. [default: that of the production token]",
+    help="The Metaflow namespace of the steps: in it, Metaflow's client finds runs; those of another flow are in that "
+    "flow's own. `namespace(None)` in a step finds all runs. [default: that of the production token]",
 )
 @click.option(
     "--step-env",
@@ -174,6 +175,8 @@ def create(
     echo(f"    dagster dev -f {shown}", nl=True)
     echo(f"    dagster job execute -f {shown} -j {job.name}")
     echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
+    if user_namespace is None:
+        echo("    Its steps see those alone: for other runs, call `namespace(None)` in the step, or give --namespace.")
 
 
 @dagster.command(
