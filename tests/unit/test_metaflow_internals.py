@@ -16,7 +16,13 @@ from metaflow.cli_components import init_cmd, step_cmd
 from metaflow.client.core import get_metadata
 from metaflow.datastore import FlowDataStore, TaskDataStore
 from metaflow.datastore.datastore_set import TaskDataStoreSet
-from metaflow.decorators import Decorator, StepDecorator, _attach_decorators, flow_decorators
+from metaflow.decorators import (
+    Decorator,
+    StepDecorator,
+    _attach_decorators,
+    extract_step_decorator_from_decospec,
+    flow_decorators,
+)
 from metaflow.event_logger import NullEventLogger
 from metaflow.extension_support import plugins as extension_plugins
 from metaflow.flowspec import FlowSpec
@@ -45,6 +51,7 @@ from metaflow.util import get_latest_run_id, get_username, write_latest_run_id
     [
         # metaflow_pipes/compile/reader.py: a flow as `run` has it
         (_attach_decorators, ["flow", "decospecs"]),
+        (extract_step_decorator_from_decospec, ["decospec"]),
         (flow_decorators, ["flow_cls"]),
         (FlowSpec._init_graph, []),
         (FlowSpec._get_parameters, []),
