@@ -37,17 +37,9 @@ RESERVED_NAMES = frozenset(
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
-    | {
-        "CompilerVersion",
-        "MetaflowFlow",
-        "MetaflowParameter",
-        "MetaflowPipesClient",
-        "MetaflowStep",
-        "multiprocess",
-        "run_step",
-    }
-    | {"custom_executor", "custom_translator", "fan_out", "gather", "regroup", "route"}
-    | {"run_foreach_step", "run_loop_step", "run_routed_step", "run_split_step", "run_switch_step", "threads"}
+    | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
+    | {"custom_executor", "custom_translator", "multiprocess", "threads"}
+    | {"fan_out", "gather", "regroup", "route", "run_step"}
 )
 
 

@@ -13,7 +13,7 @@ from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Referen
 from metaflow_pipes.file_format import current_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from metaflow_pipes.compile.model import FlowModel, HelperModel, JobModel, OpModel, ParameterModel
 
@@ -116,7 +116,7 @@ def _imports(job: JobModel) -> str:
         "MetaflowFlow",
         "MetaflowPipesClient",
         "MetaflowStep",
-        *map(_runner, job.ops),
+        "run_step",
         *(helper.factory for helper in job.helpers),
     }
     if job.flow.parameters:
@@ -126,19 +126,6 @@ def _imports(job: JobModel) -> str:
     ordered = sorted(names, key=lambda name: (name.islower(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
     return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
-
-
-def _runner(op: OpModel) -> str:
-    """The function of the runtime that runs a step's op."""
-    if op.step.is_recursive:
-        return "run_loop_step"
-    if op.switch:
-        return "run_switch_step"
-    if op.is_routed:
-        return "run_routed_step"
-    if op.emits_items:
-        return "run_foreach_step"
-    return "run_split_step" if op.step.kind in ("foreach", "parallel") else "run_step"
 
 
 def _decorator(op: OpModel, flow: FlowModel) -> str:
@@ -155,8 +142,7 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
     # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
     arguments["config_schema"] = "FLOW.config_schema()" if not op.inputs and flow.parameters else "{}"
     if op.max_retries and not step.is_recursive:
-        delay = f", delay={step.retry_delay_seconds}" if step.retry_delay_seconds else ""
-        arguments["retry_policy"] = f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"
+        arguments["retry_policy"] = _retry_policy(op)
     if op.tags:
         arguments["tags"] = literal(op.tags, indent=4, prefix=5)
     return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()], indent=0)
@@ -172,30 +158,45 @@ def _signature(op: OpModel) -> str:
 
 
 def _run_step(op: OpModel) -> str:
-    """The call that runs a step in its op."""
+    """The statement that runs a step in its op: one call, and the shape of the op's output."""
     step = op.step
     arguments = ["context", "pipes", "FLOW", _flat(step.name)]
     if op.inputs:
         arguments.append(op.inputs[0] if len(op.inputs) == 1 else _wrapped("[", op.inputs, "]", indent=8))
-    if op.switch:
-        arguments.append(f"outputs={literal(op.switch, indent=8, prefix=8)}")
-    if step.is_recursive and op.is_routed:
-        arguments.append("is_routed=True")
-    if step.is_recursive and op.max_retries:
-        arguments.append(f"max_retries={op.max_retries}")
-        if step.retry_delay_seconds:
-            arguments.append(f"retry_delay_seconds={step.retry_delay_seconds}")
     if step.environment:
         arguments.append(f"extra_env={literal(step.environment, indent=8, prefix=10)}")
     if step.user_code_retries:
         arguments.append(f"user_code_retries={step.user_code_retries}")
     if step.timeout_seconds is not None:
         arguments.append(f"timeout_seconds={step.timeout_seconds}")
-    return _call(f"{'yield from' if _yields(op) else 'return'} {_runner(op)}", arguments, indent=4)
+    if step.is_recursive and op.max_retries:
+        arguments.append(f"iteration_retries={_retry_policy(op)}")
+    if op.emits_items:
+        return _wrapped("yield from run_step(", arguments, ").items()", indent=4)
+    if op.switch:
+        return _choice(arguments, op.switch)
+    if op.is_routed:
+        return _wrapped("return run_step(", arguments, ").way", indent=4)
+    shape = "split" if step.kind in ("foreach", "parallel") else "path"
+    return _wrapped("return run_step(", arguments, f").{shape}", indent=4)
+
+
+def _choice(arguments: list[str], outputs: Mapping[str, str]) -> str:
+    """The statement that runs the step of a switch, broken where a formatter would break it."""
+    line = _wrapped("yield run_step(", arguments, f").choice({_flat(outputs)})", indent=4)
+    call = f"yield run_step({', '.join(arguments)}).choice("
+    if "\n" not in line or "\n" in call or len(call) + 4 > LINE_LENGTH:
+        return line
+    return f"{call}\n        {literal(outputs, indent=8)}\n    )"
+
+
+def _retry_policy(op: OpModel) -> str:
+    delay = f", delay={op.step.retry_delay_seconds}" if op.step.retry_delay_seconds else ""
+    return f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"
 
 
 def _yields(op: OpModel) -> bool:
-    return bool(op.switch) or op.emits_items or op.step.is_recursive
+    return bool(op.switch) or op.emits_items
 
 
 def _helper(helper: HelperModel) -> str:
@@ -340,6 +341,7 @@ def _flat(value: Any) -> str:
 def _string(value: str) -> str:
     """A string with double quotes, as formatters write it, unless that needs more escapes."""
     text = repr(value)
-    if text.startswith("'") and '"' not in text and "\\'" not in text:
-        return f'"{text[1:-1]}"'
+    if text.startswith("'") and value.count('"') <= value.count("'"):
+        inner = text[1:-1].replace("\\'", "'").replace('"', '\\"')
+        return f'"{inner}"'
     return text

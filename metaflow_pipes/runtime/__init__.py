@@ -11,14 +11,14 @@ from metaflow_pipes.runtime.executors.threads import threads
 from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup, route
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
 from metaflow_pipes.runtime.parameters import MetaflowParameter
-from metaflow_pipes.runtime.step import (
+from metaflow_pipes.runtime.release_0_1 import (
     run_foreach_step,
     run_loop_step,
     run_routed_step,
     run_split_step,
-    run_step,
     run_switch_step,
 )
+from metaflow_pipes.runtime.step import run_step
 from metaflow_pipes.runtime.steps import MetaflowStep
 
 __all__ = [

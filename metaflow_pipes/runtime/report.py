@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import tblib
 
+from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from step_wrapper import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 # Rows of a table. The run page loads every event of a run, so none may be large.
@@ -83,9 +84,34 @@ class TaskReport:
         return self.pathspec.split("/")[2]
 
     @property
-    def tasks(self) -> str:
+    def path(self) -> str:
         """The task's path; of a control task, also the paths of those that it has started, with commas."""
         return ",".join(self.control_tasks) or self.task_path
+
+    @property
+    def split(self) -> str:
+        """The task's path and the number of its items, where it ends in a foreach or in `num_parallel`."""
+        return split_of(self.task_path, self.num_splits)
+
+    @property
+    def way(self) -> str:
+        """The task's path and the step that it goes on to, for a `route` helper: the end of a switch in a foreach."""
+        return way_of(self.task_path, self.next_steps[0])
+
+    def items(self) -> Iterator[dg.DynamicOutput[str]]:
+        """The items of the task's foreach, under their indices as mapping keys. The first one has its metadata."""
+        metadata = self.output_metadata()
+        for item, key in items_of(self.split):
+            yield dg.DynamicOutput(item, mapping_key=key, metadata=metadata)
+            metadata = {}
+
+    def choice(self, outputs: Mapping[str, str]) -> dg.Output[str]:
+        """The task's path as the output of the step that its switch has chosen.
+
+        Args:
+            outputs: For each step that it can go on to, the name of the output.
+        """
+        return dg.Output(self.task_path, outputs[self.next_steps[0]], metadata=self.output_metadata())
 
     def output_metadata(self) -> dict[str, dg.MetadataValue]:
         """The metadata of the op's output."""
