@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
-from metaflow_pipes.compile.naming import is_free_identifier, job_name, op_names
+from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, executor_of, translator_of
 from metaflow_pipes.compile.warnings import config_warnings, credential_warnings, decorator_warnings
 from metaflow_pipes.compile.wiring import wire
@@ -52,7 +52,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         function=name if is_free_identifier(name) else f"job_{name}",
         flow=flow,
         options=options,
-        ops=tuple(_op(flow, step, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        ops=tuple(_op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
         helpers=wiring.helpers,
         statements=wiring.statements,
         executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
@@ -62,10 +62,11 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     )
 
 
-def _op(flow: FlowModel, step: StepModel, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
+def _op(flow: FlowModel, step: StepModel, job: str, name: str, switch: Mapping[str, str], wiring: Wiring) -> OpModel:
     return OpModel(
         step=step,
         name=name,
+        definition=definition_name(job, name),
         function=f"op_{step.name}",
         inputs=wiring.inputs[step.name],
         takes_list=step.name in wiring.list_steps,

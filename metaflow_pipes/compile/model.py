@@ -212,7 +212,8 @@ class OpModel:
 
     Attributes:
         step: The Metaflow step.
-        name: The op's name in Dagster.
+        name: The op's name in the job: what step keys and the run config call it.
+        definition: The name of its definition, which is the only one in a code location.
         function: The name of the op's function in the generated file.
         inputs: The names of its inputs; none for the start step.
         takes_list: Whether its one input is a list.
@@ -226,6 +227,7 @@ class OpModel:
 
     step: StepModel
     name: str
+    definition: str
     function: str
     inputs: tuple[str, ...]
     takes_list: bool
@@ -242,7 +244,7 @@ class HelperModel:
     """A Dagster op that runs no task, and brings the outputs of others into another order.
 
     Attributes:
-        name: The op's name in Dagster, and its variable in the generated file.
+        name: The op's name in the job, and its variable in the generated file.
         factory: The function of `metaflow_pipes.runtime` that makes it.
         depth: For `regroup`, how many indices its items have.
         outputs: For `route`, the output's name for each step that the switch can go on to.
@@ -261,11 +263,13 @@ class Call:
     Attributes:
         variable: The variable for its outputs.
         function: The op's function or helper.
+        op: The op's name in the job.
         arguments: What it takes; a tuple of references is a list.
     """
 
     variable: str
     function: str
+    op: str
     arguments: tuple[Reference | tuple[Reference, ...], ...]
 
 

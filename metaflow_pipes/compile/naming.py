@@ -39,7 +39,7 @@ MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
     | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
     | {"custom_executor", "custom_translator", "multiprocess", "threads"}
-    | {"fan_out", "gather", "regroup", "route", "run_step"}
+    | {"asset_specs", "fan_out", "gather", "regroup", "route", "run_step"}
 )
 
 
@@ -79,6 +79,16 @@ def is_free_identifier(name: str) -> bool:
     """Whether a name can be that of the job's function: an identifier that the generated file does not use itself."""
     is_taken = name in MODULE_NAMES or name.startswith(("op_", "fan_out_", "gather_", "regroup_", "route_"))
     return name.isidentifier() and not is_taken
+
+
+def definition_name(job: str, op: str) -> str:
+    """The name of an op's definition, which no other job of a code location has; its node has the op's name as alias.
+
+    Args:
+        job: The job's name.
+        op: The op's name: what step keys and the run config call it.
+    """
+    return f"{job}__{op}"
 
 
 def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:

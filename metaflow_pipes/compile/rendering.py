@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Reference
+from metaflow_pipes.compile.naming import definition_name
 from metaflow_pipes.file_format import current_version
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _imports(job: JobModel) -> str:
         "MetaflowFlow",
         "MetaflowPipesClient",
         "MetaflowStep",
+        "asset_specs",
         "run_step",
         *(helper.factory for helper in job.helpers),
     }
@@ -131,7 +133,7 @@ def _imports(job: JobModel) -> str:
 def _decorator(op: OpModel, flow: FlowModel) -> str:
     """The `@dg.op` of a step."""
     step = op.step
-    arguments = {"name": _flat(op.name)}
+    arguments = {"name": _flat(op.definition)}
     if step.description:
         arguments["description"] = f"FLOW[{_flat(step.name)}].description"
     if op.switch:
@@ -199,9 +201,9 @@ def _yields(op: OpModel) -> bool:
     return bool(op.switch) or op.emits_items
 
 
-def _helper(helper: HelperModel) -> str:
+def _helper(helper: HelperModel, job: JobModel) -> str:
     """The definition of a helper op."""
-    arguments = [_flat(helper.name)]
+    arguments = [_flat(definition_name(job.name, helper.name))]
     if helper.depth is not None:
         arguments.append(f"depth={helper.depth}")
     if helper.outputs:
@@ -218,7 +220,7 @@ def _statement(statement: Call | Body, used: frozenset[str]) -> str:
     inner = frozenset({reference.variable for reference, _ in statement.results} | _used(statement.calls))
     mapped = f"{_reference(statement.source)}.map"
     if len(statement.calls) == 1 and len(returned) == 1:
-        return f"    {variables[0]} = {mapped}({statement.calls[0].function})"
+        return f"    {variables[0]} = {mapped}({_node(statement.calls[0])})"
     mapped = f"{mapped}({statement.function})"
     return "\n".join(
         [
@@ -242,18 +244,21 @@ def _several(items: list[str], indent: int, prefix: int) -> str:
 
 def _application(call: Call, used: frozenset[str], indent: int) -> str:
     assignment = f"{call.variable} = " if call.variable in used else ""
-    opening = f"{assignment}{call.function}("
-    if len(call.arguments) == 1:
-        return f"{opening}{_argument(call.arguments[0], indent, len(opening) + 1)})"
+    opening = f"{assignment}{_node(call)}("
     return _wrapped(opening, [_argument(argument, indent + 4) for argument in call.arguments], ")", indent)
 
 
-def _argument(argument: Reference | tuple[Reference, ...], indent: int, prefix: int = 0) -> str:
+def _node(call: Call) -> str:
+    """An op as a node of the job, under the name that step keys and the run config have."""
+    return f"{call.function}.alias({_flat(call.op)})"
+
+
+def _argument(argument: Reference | tuple[Reference, ...], indent: int) -> str:
     if isinstance(argument, Reference):
         return _reference(argument)
     if len(argument) == 1 and argument[0].is_collected:
         return _reference(argument[0])
-    return _wrapped("[", [_reference(reference) for reference in argument], "]", indent, prefix)
+    return _wrapped("[", [_reference(reference) for reference in argument], "]", indent)
 
 
 def _reference(reference: Reference) -> str:

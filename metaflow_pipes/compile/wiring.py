@@ -214,7 +214,7 @@ class _Wiring:
         return Reference(segment.results[reference], is_collected=True)
 
     def _call(self, step: StepModel, arguments: tuple[Reference | tuple[Reference, ...], ...]) -> Call:
-        return Call(f"task_{step.name}", f"op_{step.name}", arguments)
+        return Call(f"task_{step.name}", f"op_{step.name}", self._op_names[step.name], arguments)
 
     def _helper(
         self,
@@ -228,7 +228,7 @@ class _Wiring:
         """Add a helper op that takes references as a list, and return its output."""
         name = self._unique("_".join(filter(None, (factory, self._op_names[step.name], self._op_names.get(suffix)))))
         self._helpers.append(HelperModel(name, factory, depth, outputs or {}))
-        self._statements.append(Call(f"from_{name}", name, (references,)))
+        self._statements.append(Call(f"from_{name}", name, name, (references,)))
         return Reference(f"from_{name}")
 
     def _unique(self, name: str) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.file_format import CompilerVersion, installed_version
+from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
@@ -29,6 +30,7 @@ __all__ = [
     "MetaflowParameter",
     "MetaflowPipesClient",
     "MetaflowStep",
+    "asset_specs",
     "fan_out",
     "gather",
     "multiprocess",

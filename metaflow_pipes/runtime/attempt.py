@@ -13,6 +13,7 @@ import dagster as dg
 
 from metaflow_pipes.names import RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.assets.materializations import passed_on
+from metaflow_pipes.runtime.assets.specs import asset_key_of
 from metaflow_pipes.runtime.client.client import exit_code_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
@@ -144,7 +145,7 @@ class _Attempt:
             env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
             cwd=self.pipes.cwd or self.flow.folder,
         )
-        own_key = self.flow.asset_key(self.step)
+        own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
             self.context.log_event(materialization)
         return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
@@ -178,7 +179,7 @@ class _Attempt:
             indices=item_indices(self.context),
             iteration=self.iteration,
             done_as=earlier_ids(self.context, self.run_id, self.task_id.removesuffix(self._mark)) if is_loop else [],
-            asset_key=flow.asset_key(self.step).to_escaped_user_string(),
+            asset_key=asset_key_of(flow, self.step).to_escaped_user_string(),
             ended_with=ended_with,
             resumption=resumption,
             dagster_run_id=self.context.run_id,

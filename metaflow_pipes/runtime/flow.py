@@ -6,20 +6,18 @@ import os
 import shlex
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from metaflow_pipes.locations import LOCAL_DATASTORE_FOLDER, beside, logs_command, run_folder, staleness
-from metaflow_pipes.runtime.assets.specs import asset_specs
-from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import dagster as dg
+
     from metaflow_pipes.file_format import CompilerVersion
+    from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
     from metaflow_pipes.runtime.parameters import MetaflowParameter
     from metaflow_pipes.runtime.steps import MetaflowStep
 
@@ -33,7 +31,7 @@ class MetaflowFlowWarning(UserWarning):
     """The flow file has gone, or is not the one that a definitions file was compiled from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MetaflowFlow:
     """A Metaflow flow, as the compiler wrote it down.
 
@@ -55,9 +53,10 @@ class MetaflowFlow:
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
             `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
         workflow_timeout_seconds: How long a run may take, from its start; None is without limit.
-        deployment: The name of the flow's deployment, if that is not its own: that of project, branch and flow.
+        deployment: With `@project`, the name of project, branch and flow; else None.
+        job: The name that the user gave the job (`create --name`), or None.
         steps: The flow's steps, each after those whose tasks it takes.
-        translator: Says how steps become assets.
+        translator: Says how steps become assets; None is `DagsterMetaflowTranslator`.
         compiled_by: The version of metaflow-pipes that wrote the definitions file; None for release 0.1.
     """
 
@@ -78,8 +77,9 @@ class MetaflowFlow:
     log_level: str | None = "WARNING"
     workflow_timeout_seconds: int | None = None
     deployment: str | None = None
+    job: str | None = None
     steps: Sequence[MetaflowStep] = ()
-    translator: DagsterMetaflowTranslator = field(default_factory=DagsterMetaflowTranslator)
+    translator: DagsterMetaflowTranslator | None = None
     compiled_by: CompilerVersion | None = None
 
     def __post_init__(self) -> None:
@@ -91,23 +91,19 @@ class MetaflowFlow:
         """A step by its name."""
         return next(candidate for candidate in self.steps if candidate.name == step)
 
-    @cached_property
-    def assets(self) -> Mapping[str, dg.AssetSpec]:
-        """The assets of the steps that have one, by the steps' names."""
-        return asset_specs(self, self.steps, self.translator)
-
     def asset_specs(self) -> list[dg.AssetSpec]:
-        """The assets of the flow: external ones, which the runs of its job materialize."""
-        return list(self.assets.values())
+        """As `metaflow_pipes.runtime.asset_specs`, for definitions files of release 0.1."""
+        from metaflow_pipes.runtime.assets.specs import asset_specs
 
-    def asset_key(self, step: str) -> dg.AssetKey:
-        """The key that a step's task reports its metadata for, also where the step has no asset."""
-        return self.assets[step].key if step in self.assets else dg.AssetKey([self.deployment_name, step])
+        return asset_specs(self)
 
     @property
     def deployment_name(self) -> str:
-        """The flow's name; with `@project`, that of project, branch and flow."""
-        return self.deployment or self.name
+        """The flow's name; with `@project`, that of project, branch and flow; with `create --name`, the job's.
+
+        It tells the deployments of a flow apart: the default keys of its assets begin with it.
+        """
+        return self.deployment or self.job or self.name
 
     @property
     def path(self) -> Path:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from metaflow_pipes.runtime.assets.specs import assets_of
 from metaflow_pipes.runtime.ids import continued_runs
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: Task
         flow: The flow.
         report: The report of the task.
     """
-    step = flow[report.step]
-    collected = [mapped for mapped in flow.steps if mapped.collected_by == step.name and mapped.name in flow.assets]
+    step, assets = flow[report.step], assets_of(flow)
+    collected = [mapped for mapped in flow.steps if mapped.collected_by == step.name and mapped.name in assets]
     if collected:
         durations = _Durations(context, flow)
         run = report.pathspec.rsplit("/", 2)[0]
@@ -43,9 +44,9 @@ def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: Task
             metadata = durations.metadata(mapped)
             if metadata is not None:
                 about = _about_step(f"{run}/{mapped.name}")
-                context.log_event(_materialization(flow.assets[mapped.name], {**metadata, **about}))
-    if step.name in flow.assets and step.collected_by is None:
-        spec = flow.assets[step.name]
+                context.log_event(_materialization(assets[mapped.name], {**metadata, **about}))
+    if step.name in assets and step.collected_by is None:
+        spec = assets[step.name]
         context.log_event(_materialization(spec, report.output_metadata(), report.data_version))
 
 

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+import dagster as dg
+
+from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    import dagster as dg
-
-    from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
     from metaflow_pipes.runtime.flow import MetaflowFlow
-    from metaflow_pipes.runtime.steps import MetaflowStep
+
+# How many flows a process knows the assets of: a code location loads many, and a run needs those of one for each task.
+MAX_KNOWN_FLOWS = 256
 
 
-def asset_specs(
-    flow: MetaflowFlow, steps: Sequence[MetaflowStep], translator: DagsterMetaflowTranslator
-) -> dict[str, dg.AssetSpec]:
-    """The assets of the steps that have one, by the steps' names.
+def asset_specs(flow: MetaflowFlow) -> list[dg.AssetSpec]:
+    """The assets of a flow: external ones, which the runs of its job materialize."""
+    return list(assets_of(flow).values())
 
-    Args:
-        flow: The flow.
-        steps: Its steps, each after those that it takes the tasks of.
-        translator: Says how steps become assets.
-    """
+
+def asset_key_of(flow: MetaflowFlow, step: str) -> dg.AssetKey:
+    """The key that a step's task reports its metadata for, also where the step has no asset."""
+    assets = assets_of(flow)
+    return assets[step].key if step in assets else dg.AssetKey([flow.deployment_name, step])
+
+
+@functools.lru_cache(maxsize=MAX_KNOWN_FLOWS)
+def assets_of(flow: MetaflowFlow) -> Mapping[str, dg.AssetSpec]:
+    """The assets of the steps that have one, by the steps' names."""
+    translator = flow.translator or DagsterMetaflowTranslator()
     specs: dict[str, dg.AssetSpec] = {}
     # for each step the assets that a step behind it depends on: its own, or those before it if it has none
     reached: dict[str, list[dg.AssetKey]] = {}
-    for step in steps:
+    for step in flow.steps:
         upstream = list(dict.fromkeys(key for name in step.upstream if name != step.name for key in reached[name]))
         if translator.includes(flow, step):
             specs[step.name] = translator.get_asset_spec(flow, step, upstream)

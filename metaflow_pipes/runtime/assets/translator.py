@@ -40,11 +40,15 @@ class DagsterMetaflowTranslator:
         return True
 
     def get_asset_key(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AssetKey:
-        """The key of the step's asset: `[flow, step]`; with `@project`, `[project.branch.flow, step]`."""
+        """The key of the step's asset: `[flow, step]`, `[project.branch.flow, step]` or `[job, step]`.
+
+        Keys are unique in a code location. So that one flow can be deployed more than once, they begin with
+        `flow.deployment_name`: with `@project` that of project, branch and flow, with `create --name` that of the job.
+        """
         return dg.AssetKey([flow.deployment_name, step.name])
 
     def get_group_name(self, flow: MetaflowFlow, step: MetaflowStep) -> str | None:  # noqa: ARG002
-        """The asset's group: the flow."""
+        """The asset's group: the flow, or what else its key begins with."""
         return re.sub(r"[^A-Za-z0-9_]", "_", flow.deployment_name)
 
     def get_description(self, flow: MetaflowFlow, step: MetaflowStep) -> str | None:  # noqa: ARG002
