@@ -1,4 +1,4 @@
-"""What a generated definitions file imports: the flow, the Pipes client, and the body of its ops."""
+"""The names that a generated definitions file imports: the flow, the Pipes client, and the body of its ops."""
 
 import importlib.util
 from typing import TYPE_CHECKING

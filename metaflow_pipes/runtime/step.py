@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
+from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
-from metaflow_pipes.runtime.executors import step_thread
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
 from metaflow_pipes.runtime.report import iterations_table
 from metaflow_pipes.runtime.time_limit import too_late_to_retry

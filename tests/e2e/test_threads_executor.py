@@ -22,8 +22,8 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._serdes import ConfigurableClass
 from support import Project, is_running, persistent
 
-from metaflow_pipes.runtime import threads
-from metaflow_pipes.runtime.executors import limits, step_thread
+from metaflow_pipes.runtime import step_thread, threads
+from metaflow_pipes.runtime.executors import limits
 from step_wrapper import processes
 
 if TYPE_CHECKING:

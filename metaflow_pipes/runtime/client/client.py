@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import open_pipes_session
 
+from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
-from metaflow_pipes.runtime.executors import step_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dagster._core.execution.context.system import StepExecutionContext
 
-    from metaflow_pipes.runtime.executors.step_thread import StepThread
+    from metaflow_pipes.runtime.step_thread import StepThread
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from metaflow_pipes.runtime.executors.compute_logs import compute_logs, describe
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
-from metaflow_pipes.runtime.executors.step_thread import StepThread, running
+from metaflow_pipes.runtime.step_thread import StepThread, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an op is told that runs in a thread of the run's process: where its step's output goes, and when to end."""
+"""The state of an op that runs in a thread of the run's process: its log descriptors and its stop flag."""
 
 from __future__ import annotations
 
