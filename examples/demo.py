@@ -41,11 +41,11 @@ def main() -> int:
 
 
 def compile_flow() -> bool:
-    """Run `create`, show what it says of the job, or all that it says if it fails, and tell whether it succeeded."""
+    """Run `create`, and tell whether it succeeded; shown is its line about the job, or all that it says if it fails."""
     command = [sys.executable, "train_flow.py", "dagster", "create", DEFINITIONS]
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    preamble, mark, of_job = finished.stdout.partition("Compiled flow")
-    print(textwrap.indent(mark + of_job if mark else preamble, INDENT), end="", flush=True)
+    result = [line for line in finished.stdout.splitlines() if line.startswith("Compiled flow")]
+    print(textwrap.indent("\n".join(result or [finished.stdout]), INDENT), flush=True)
     return finished.returncode == 0
 
 
