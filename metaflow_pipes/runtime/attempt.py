@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import shlex
 import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.report import TaskReport
     from step_wrapper.wire import Resumption
 
+# How many characters of input paths an event shows as they are.
+LONGEST_INPUT_PATHS = 500
 # What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
 CONTROL_ARGUMENT = "--ubf-context=ubf_control"
 
@@ -93,7 +98,7 @@ def run_task(
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
     task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number, resumption)
-    context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.")
+    context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code = task.launch()
     if report is None:
         context.log.warning(
@@ -127,6 +132,30 @@ class _Attempt:
         return f"{self.flow.name}/{self.run_id}/{self.step}/{self.task_id}"
 
     @property
+    def shell_command(self) -> str:
+        """What is launched, for a shell: without the environment, which may hold secrets, and configs."""
+        flow_file, *arguments = self._command
+        shown = shlex.join([sys.executable, flow_file, *map(_shortened, arguments)])
+        return f"cd {shlex.quote(self._folder)} && {shown}"
+
+    @property
+    def _folder(self) -> str:
+        return self.pipes.cwd or self.flow.folder
+
+    @property
+    def _command(self) -> list[str]:
+        """The arguments of Metaflow's `step` command."""
+        paths = self.inputs.paths or [f"{self.run_id}/_parameters/{self._parameters_id}"]
+        retries = self.options.user_code_retries
+        command = self.flow.step_command(self.step, self.run_id, self.task_id, paths, self.number, retries)
+        origin = [] if self.resumption is None else [f"--clone-run-id={self.resumption.origin_run_id}"]
+        return [*command, *self.inputs.arguments, *origin]
+
+    @property
+    def _parameters_id(self) -> str:
+        return f"parameters{self._mark}"
+
+    @property
     def _mark(self) -> str:
         return reexecution_mark(self.context.run.run_id, self.run_id)
 
@@ -143,7 +172,7 @@ class _Attempt:
             base_env={**self.flow.environment(os.environ), **self.inputs.environment},
             # Metaflow's own runner sets these two last as well
             env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
-            cwd=self.pipes.cwd or self.flow.folder,
+            cwd=self._folder,
         )
         own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
@@ -153,11 +182,6 @@ class _Attempt:
     def _request(self, ended_with: int | None) -> Request:
         """What the wrapper is asked for."""
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
-        parameters_id = f"parameters{self._mark}"
-        input_paths = inputs.paths or [f"{self.run_id}/_parameters/{parameters_id}"]
-        retries = self.options.user_code_retries
-        command = flow.step_command(self.step, self.run_id, self.task_id, input_paths, self.number, retries)
-        origin = [] if resumption is None else [f"--clone-run-id={resumption.origin_run_id}"]
         config = self.context.op_config or {}
         given = None if resumption is None else resumption.overridden_parameters
         is_loop = self.iteration is not None
@@ -169,8 +193,8 @@ class _Attempt:
             step=self.step,
             task_id=self.task_id,
             attempt=self.number,
-            command=[*command, *inputs.arguments, *origin],
-            init=None if inputs.paths else flow.init_command(self.run_id, parameters_id, config, given),
+            command=self._command,
+            init=None if inputs.paths else flow.init_command(self.run_id, self._parameters_id, config, given),
             configs=flow.configs,
             datastore=flow.datastore,
             datastore_root=flow.root,
@@ -188,6 +212,14 @@ class _Attempt:
             run_limit_seconds=flow.workflow_timeout_seconds if is_limited else None,
             run_seconds_left=run_seconds_left(self.context, flow) if is_limited else None,
         )
+
+
+def _shortened(argument: str) -> str:
+    """An argument of Metaflow's command; the paths of many inputs as Metaflow compresses them (`compress_list`)."""
+    option, _, value = argument.partition("=")
+    if option != "--input-paths" or len(value) <= LONGEST_INPUT_PATHS:
+        return argument
+    return f"{option}=!{base64.b64encode(zlib.compress(zlib.compress(value.encode()))).decode()}"
 
 
 def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[bool, str | None]:

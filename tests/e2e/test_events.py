@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 
 import dagster as dg
 import pytest
@@ -96,6 +97,25 @@ def test_lifecycle_is_told_without_values_of_the_environment(project, monkeypatc
     assert f"Attempt 0 of Metaflow task FlakyFlow/{run}/start/start starts." in text
     assert f"Metaflow task FlakyFlow/{run}/start/start finished after " in text
     assert "planted-value" not in text
+
+
+def test_command_of_each_attempt_is_shown_and_can_be_run(project, monkeypatch):
+    monkeypatch.setattr("metaflow_pipes.runtime.attempt.LONGEST_INPUT_PATHS", 100)
+    flows: Project = project("printing.py")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute(flows.job("printing.py"), instance=instance)
+        assert result.success
+        entries = instance.all_logs(result.run_id)
+    told = {entry.step_key: entry.user_message for entry in entries if " starts.\n" in entry.user_message}
+    assert {"start", "work[0]", "join", "end"} <= set(told)
+    for step_key, option in (("work[2]", "--split-index=2"), ("join", "--input-paths=!")):
+        command = told[step_key].partition("\n")[2]
+        assert option in command.replace("'", "")
+        # as another attempt, since this one is done
+        again = command.replace("--retry-count=0", "--retry-count=1")
+        ended = subprocess.run(["sh", "-c", again], check=False, capture_output=True)
+        assert ended.returncode == 0, ended.stderr
+    assert flows.run_of(result)["join"].task.current_attempt == 1
 
 
 CHAIN = """import json
