@@ -17,7 +17,7 @@ import dagster as dg
 from metaflow_pipes.names import RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
-from metaflow_pipes.runtime.client.client import exit_code_of
+from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
     earlier_ids,
@@ -99,13 +99,14 @@ def run_task(
     resumption = resumption_of(context, flow)
     task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number, resumption)
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
-    report, exit_code = task.launch()
+    report, exit_code, _ = task.launch()
     if report is None:
         context.log.warning(
             f"No report of Metaflow task {task.pathspec} has arrived. What is stored of it is reported."
         )
-        report, _ = task.launch(ended_with=exit_code)
-    return _outcome(context, flow, report or no_report(task.pathspec, number))
+        report, exit_code, stderr = task.launch(ended_with=exit_code)
+        report = report or no_report(task.pathspec, number, exit_code, stderr)
+    return _outcome(context, flow, report)
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class _Attempt:
     def _mark(self) -> str:
         return reexecution_mark(self.context.run.run_id, self.run_id)
 
-    def launch(self, ended_with: int | None = None) -> tuple[TaskReport | None, int]:
-        """Run the wrapper to its end, and return its report, if there is one, and its exit code.
+    def launch(self, ended_with: int | None = None) -> tuple[TaskReport | None, int, str]:
+        """Run the wrapper to its end, and return its report, if there is one, its exit code, and its stderr, if kept.
 
         Args:
             ended_with: The exit code of the process that has run the attempt, if it shall only be reported.
@@ -173,11 +174,14 @@ class _Attempt:
             # Metaflow's own runner sets these two last as well
             env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
             cwd=self._folder,
+            # an interpreter that can't start says why there, now as before
+            keep_stderr=ended_with is not None,
         )
         own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
             self.context.log_event(materialization)
-        return report_of(invocation, self.pathspec, self.number, own_key), exit_code_of(invocation)
+        report = report_of(invocation, self.pathspec, self.number, own_key)
+        return report, exit_code_of(invocation), stderr_of(invocation)
 
     def _request(self, ended_with: int | None) -> Request:
         """What the wrapper is asked for."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Rows of a table. The run page loads every event of a run, so none may be large.
 MAX_ROWS = 50
+# Of a process that can't start: the interpreter's own error has a few lines behind it.
+LAST_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -194,15 +196,20 @@ def report_of(
     return None
 
 
-def no_report(pathspec: str, attempt: int) -> TaskReport:
+def no_report(pathspec: str, attempt: int, exit_code: int, stderr: str) -> TaskReport:
     """A failure in place of the report of a process that has left none.
 
     Args:
         pathspec: The task that it ran.
         attempt: The attempt that it ran.
+        exit_code: Its exit code, or the signal that killed it as a negative number.
+        stderr: The end of its stderr.
     """
-    what_happened = "its process ended without a report: it was killed, or could not start. See the step's stderr."
-    return TaskReport(pathspec, attempt, failure=TaskFailure(f"{_subject(pathspec, attempt)} failed: {what_happened}"))
+    how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"could not start: exit code {exit_code}"
+    last_lines = "\n".join(stderr.splitlines()[-LAST_LINES:])
+    said = f", with the last words\n{last_lines}" if last_lines else ", with nothing on its stderr"
+    description = f"{_subject(pathspec, attempt)} failed: its process {how}{said}"
+    return TaskReport(pathspec, attempt, failure=TaskFailure(description, stderr=stderr))
 
 
 def _parse(message: wire.Report, pathspec: str, attempt: int, made: dg.MaterializeResult | None) -> TaskReport:

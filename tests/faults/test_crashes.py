@@ -59,6 +59,20 @@ def test_step_that_does_not_end_well_fails_and_its_retry_is_clean(project, code,
         assert stdout == f"last words of attempt {attempt}\n"
 
 
+def test_interpreter_that_can_not_start_says_why(project, capfd):
+    flows: Project = project()
+    source = _flow("pass").replace("import FlowSpec,", "import FlowSpec, environment,")
+    nowhere = "    @environment(vars={'PYTHONHOME': '/nowhere'})\n"
+    flows.write("flow.py", source.replace("    @retry", f"{nowhere}    @retry"))
+    (failed,) = failures(flows.run("flow.py"), "only")
+    description = failure_description(failed)
+    assert "Step only of flow CrashFlow (attempt 0) failed: its process could not start: exit code 1" in description
+    assert "No module named 'encodings'" in description
+    metadata = failed.event_specific_data.user_failure_data.metadata
+    assert "PYTHONHOME = '/nowhere'" in metadata["stderr"].value
+    assert "No module named 'encodings'" in capfd.readouterr().err
+
+
 def test_failed_run_is_not_successful_in_metaflow(project):
     flows: Project = project()
     flows.write("flow.py", _flow("os._exit(0)"))

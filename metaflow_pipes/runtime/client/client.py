@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+import tempfile
+from typing import IO, TYPE_CHECKING
 
 import dagster as dg
 from dagster import open_pipes_session
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
     from dagster import AssetExecutionContext, OpExecutionContext, PipesClientCompletedInvocation
     from dagster_pipes import PipesExtras
 
-# The supervisor gives the step 10 s to end itself, and then needs a moment to end it and to save its logs.
-TERMINATION_TIMEOUT_SECONDS = 14
+# The supervisor gives the step 10 s to end itself, needs up to 6 s to end what it leaves behind, and gives up after 8 s
+# to store its logs and its outcome in a datastore that can't be reached. Usually it takes a moment.
+TERMINATION_TIMEOUT_SECONDS = 26
 
-# The entry of an invocation's metadata for an exit code that is not 0.
+# The entries of an invocation's metadata for an exit code that is not 0, and for stderr where that is kept.
 EXIT_CODE = "exit_code"
+STDERR = "stderr"
+MAX_STDERR_BYTES = 20_000
 
 
 class MetaflowPipesClient(dg.PipesSubprocessClient):
@@ -69,6 +74,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         base_env: Mapping[str, str] | None = None,
+        keep_stderr: bool = False,
     ) -> PipesClientCompletedInvocation:
         """Run a process in a Pipes session and wait for its end.
 
@@ -79,25 +85,30 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             env: Variables of this process; they rank above those of the client.
             cwd: The working directory.
             base_env: Variables that rank below those of the client, and above the run's environment.
+            keep_stderr: Whether to keep the end of the process's stderr, which is then passed on at its end only.
 
         Returns:
-            What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata.
+            What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata, and
+            the end of its stderr the entry `stderr`, if it is kept.
 
         Raises:
             dagster.Failure: A variable of the run's environment that `env` names is not set.
         """
         environment = {**os.environ, **(base_env or {}), **_resolve(self.env), **_resolve(env or {})}
-        with open_pipes_session(
-            context=context,
-            context_injector=self.context_injector,
-            message_reader=self.message_reader,
-            extras=extras,
-        ) as session:
+        with (
+            _kept(keep_stderr) as kept,
+            open_pipes_session(
+                context=context,
+                context_injector=self.context_injector,
+                message_reader=self.message_reader,
+                extras=extras,
+            ) as session,
+        ):
             bootstrap = session.get_bootstrap_env_vars()
             environment.update(bootstrap)
             orphans.end_with_run_worker()
             with (
-                self._supervised(command, environment, cwd or self.cwd) as process,
+                self._supervised(command, environment, cwd or self.cwd, kept) as process,
                 step_thread.current().waits_for(process),
             ):
                 exit_code = process.wait()
@@ -107,11 +118,20 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
                     f"The supervisor of the step's process was killed by signal {-exit_code}"
                     + (f", and {count} process(es) that it left behind have been killed." if count else ".")
                 )
-        return dg.PipesClientCompletedInvocation(session, {EXIT_CODE: exit_code} if exit_code else None)
+            metadata: dict[str, dg.MetadataValue] = {}
+            if exit_code:
+                metadata[EXIT_CODE] = dg.MetadataValue.int(exit_code)
+            if kept is not None:
+                metadata[STDERR] = dg.MetadataValue.text(_end_of(kept))
+        return dg.PipesClientCompletedInvocation(session, metadata or None)
 
     @contextlib.contextmanager
     def _supervised(
-        self, command: str | Sequence[str], environment: Mapping[str, str], cwd: str | None
+        self,
+        command: str | Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None,
+        stderr: IO[bytes] | None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Launch a process that ends no later than this context.
 
@@ -125,7 +145,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             env=environment,
             stdin=subprocess.PIPE,
             stdout=thread.stdout,
-            stderr=thread.stderr,
+            stderr=thread.stderr if stderr is None else stderr,
             start_new_session=True,
         )
         try:
@@ -150,6 +170,31 @@ def exit_code_of(invocation: dg.PipesClientCompletedInvocation) -> int:
     """The exit code of a process that has ended; a negative number is the signal that killed it."""
     value = invocation.metadata.get(EXIT_CODE)
     return value.value if isinstance(value, dg.IntMetadataValue) and value.value is not None else 0
+
+
+def stderr_of(invocation: dg.PipesClientCompletedInvocation) -> str:
+    """The end of the stderr of a process that has ended, if it was kept; else empty."""
+    value = invocation.metadata.get(STDERR)
+    return value.value or "" if isinstance(value, dg.TextMetadataValue) else ""
+
+
+@contextlib.contextmanager
+def _kept(keep_stderr: bool) -> Iterator[IO[bytes] | None]:
+    """A file for the stderr of a process, if that is to be kept; passed on to where it would have gone."""
+    if not keep_stderr:
+        yield None
+        return
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        descriptor = step_thread.current().stderr
+        with contextlib.suppress(OSError), open(2 if descriptor is None else descriptor, "wb", closefd=False) as stderr:
+            shutil.copyfileobj(file, stderr)
+
+
+def _end_of(file: IO[bytes]) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_STDERR_BYTES))
+    return file.read().decode(errors="replace").rstrip()
 
 
 def _resolve(env: Mapping[str, str]) -> dict[str, str]:
