@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# The wrapper clones what the run resumes, or looks whether there is something to clone.
+CLONES = b"c"
+# Metaflow's own `step` command runs, from which the step's code starts and ends.
+STEP_STARTS = b"i"
 CODE_STARTS = b"s"
 CODE_ENDS = b"e"
 STEP_ENDS = b"x"

@@ -16,6 +16,11 @@ class Launch(wire.Request):
     __slots__ = ()
 
     @property
+    def storage(self) -> str:
+        """The datastore, as a message names it."""
+        return f"the {self.datastore} datastore {self.datastore_root}"
+
+    @property
     def metadata(self) -> str:
         """The type of the metadata provider."""
         return next(iter(self._values("--metadata")), "local")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from step_wrapper import processes
 from step_wrapper.logs import STREAMS, tail
+from step_wrapper.variables import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class LogSaver:
         self._folder = folder
         self._leave_supervisor = leave_supervisor
         self._messages = folder / "log_saver.log"
-        self._interval_seconds = _interval_seconds()
+        self._interval_seconds = seconds_of(INTERVAL_VARIABLE, SAVE_INTERVAL_SECONDS)
         self._saved_sizes: dict[str, int] = dict.fromkeys(STREAMS, 0)
         self._has_warned = False
         self.pid: int | None = None
@@ -142,15 +143,6 @@ class LogSaver:
         if not self._has_warned:
             self._has_warned = True
             _warn(f"the logs could not be saved while the step runs, and will be at its end: {reason}")
-
-
-def _interval_seconds() -> float:
-    value = os.environ.get(INTERVAL_VARIABLE, SAVE_INTERVAL_SECONDS)
-    with contextlib.suppress(ValueError):
-        if (seconds := float(value)) > 0:
-            return seconds
-    _warn(f"{INTERVAL_VARIABLE} is no number of seconds: {value!r}. Logs are saved every {SAVE_INTERVAL_SECONDS} s.")
-    return SAVE_INTERVAL_SECONDS
 
 
 def _warn(message: str) -> None:

@@ -18,13 +18,15 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from step_wrapper import processes
-from step_wrapper.control import CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS
+from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS, STEP_STARTS
 from step_wrapper.log_saver import LogSaver
-from step_wrapper.logs import STREAMS, StreamLog
+from step_wrapper.logs import STREAMS, StreamLog, log_path, tail
+from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.outcome import Outcome
+from step_wrapper.variables import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +51,31 @@ OVERHEAD_SECONDS = 60
 MAX_WAIT_SECONDS = 3600
 # How long output may wait in its pipe for more to come.
 GATHER_SECONDS = 0.002
-# How long the outcome of a step that died may take to be stored and reported.
-POST_MORTEM_SECONDS = 60
+# From a step's end to its report, its logs are stored and its outcome is read, which a datastore that can't be reached
+# would hold up for hours. Less time is left to that if somebody waits for the end of what has been terminated: with all
+# that comes before, no more than the time that the client then has (`TERMINATION_TIMEOUT_SECONDS` there).
+REPORT_SECONDS = 120
+TERMINATED_REPORT_SECONDS = 7
+# The environment variable that changes the former.
+REPORT_VARIABLE = "METAFLOW_PIPES_REPORT_SECONDS"
+# How long a task may take to be cloned in a run that resumes another; the first one reads all of that run.
+CLONE_SECONDS = 600
+# What the wrapper's own processes may do between SIGTERM and SIGKILL: delete temporary files.
+OVERDUE_GRACE_SECONDS = 1
+# How many lines of stderr go along with a failure.
+STDERR_LINES = 50
+
+
+class _OwnWork(NamedTuple):
+    """Work of the wrapper at the datastore, before or after Metaflow's own command.
+
+    Attributes:
+        failing: The predicate of a sentence about a step for which it did not come to its end.
+        seconds: How long it may take.
+    """
+
+    failing: str
+    seconds: float
 
 
 class Supervisor:
@@ -70,6 +95,10 @@ class Supervisor:
         left = launch.run_seconds_left
         self._run_ends_at = math.inf if left is None else self._started + left
         self._ended_because: str | None = None
+        self._is_terminated = False
+        self._own_work: _OwnWork | None = None
+        self._is_overdue = False
+        self._gets_killed = False
         self._is_reported = False
         self._exit_status: int | None = None
 
@@ -86,7 +115,8 @@ class Supervisor:
             if not self._is_reported:
                 self._end_leftovers(spare=None)
                 self._drain()
-                self._post_mortem()
+                if self._is_overdue or not self._post_mortem():
+                    self._report_for_it()
             for log in self._logs:
                 log.close()
         finally:
@@ -137,7 +167,10 @@ class Supervisor:
         for log in self._logs:
             self._watch_for(log.pipe, lambda log=log: self._on_output(log))
         self._watch_for(self._control.fileno(), self._on_message)
-        self._limit(OVERHEAD_SECONDS)
+        if self._launch.ended_with is None:
+            self._limit(OVERHEAD_SECONDS)
+        else:
+            self._limit_report()
 
     def _become_step(self, control: socket.socket, writers: dict[str, int]) -> NoReturn:
         """The step's process: Metaflow is imported here, once, and the process never returns from here."""
@@ -148,7 +181,9 @@ class Supervisor:
             from step_wrapper.step.process import run_step
 
             code = run_step(self._launch, self._context, control, writers, self._folder, self._started)
-        except BaseException as error:
+        except SystemExit:
+            pass  # ended by the supervisor while it reports
+        except BaseException as error:  # there is nobody above who would say it
             _print(error)
         finally:
             os._exit(code)
@@ -194,7 +229,11 @@ class Supervisor:
 
     def _on_message(self) -> None:
         message = self._control.recv(1)
-        if message == CODE_STARTS:
+        if message == CLONES:
+            self._limit_clone()
+        elif message == STEP_STARTS:
+            self._limit(OVERHEAD_SECONDS)
+        elif message == CODE_STARTS:
             self._limit(HEAD_START_SECONDS)
         elif message == CODE_ENDS:
             self._limit(OVERHEAD_SECONDS)
@@ -209,6 +248,7 @@ class Supervisor:
         self._log_saver.end()
         self._end_leftovers(spare=self._step)
         self._drain()
+        self._limit_report()
         with contextlib.suppress(OSError):
             self._control.sendall((self._ended_because or "").encode() + b"\n")
 
@@ -231,17 +271,22 @@ class Supervisor:
     def _on_lifeline(self) -> None:
         if not os.read(sys.stdin.fileno(), 4096):
             self._selector.unregister(sys.stdin.fileno())
+            self._is_terminated = True
             self._end("was ended, because the Dagster process that ran its op died", ORPHAN_GRACE_SECONDS)
 
     def _on_termination(self, *_: object) -> None:
+        self._is_terminated = True
         self._end("was terminated", KILL_GRACE_SECONDS)
 
     def _on_deadline(self) -> None:
-        if self._ended_because is None:
-            self._end(f"timed out after {self._launch.timeout_seconds} s", KILL_GRACE_SECONDS)
-        else:
+        if self._gets_killed:
             processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
             self._deadline = time.monotonic() + 1
+        elif self._own_work is not None:
+            self._is_overdue = True
+            self._terminate(OVERDUE_GRACE_SECONDS)
+        else:
+            self._end(f"timed out after {self._launch.timeout_seconds} s", KILL_GRACE_SECONDS)
 
     def _on_run_ends(self) -> None:
         self._run_ends_at = math.inf
@@ -250,16 +295,37 @@ class Supervisor:
 
     def _limit(self, beyond_timeout_seconds: float) -> None:
         """Set the time limit of what the step does now, if it has one and is not being ended already."""
-        if self._launch.timeout_seconds is not None and self._ended_because is None:
-            self._deadline = time.monotonic() + self._launch.timeout_seconds + beyond_timeout_seconds
+        if self._ended_because is None:
+            self._own_work = None
+            timeout_seconds = self._launch.timeout_seconds
+            self._deadline = None if timeout_seconds is None else _after(timeout_seconds + beyond_timeout_seconds)
+
+    def _limit_clone(self) -> None:
+        """Set the time limit of what the wrapper does in the place of a step that may be cloned."""
+        if self._ended_because is None:
+            self._own_work = _OwnWork("did not begin: what it resumes could not be read and cloned", CLONE_SECONDS)
+            self._deadline = _after(CLONE_SECONDS)
+
+    def _limit_report(self) -> None:
+        """Set the time limit of storing and reporting, which begins now, also that of a step that was ended."""
+        seconds = TERMINATED_REPORT_SECONDS if self._is_terminated else seconds_of(REPORT_VARIABLE, REPORT_SECONDS)
+        self._own_work = _OwnWork("has ended, but its logs and its outcome could not be stored and read", seconds)
+        self._deadline = _after(seconds)
+        # the run's limit is the step's, which has ended
+        self._run_ends_at = math.inf
+        self._gets_killed = False
 
     def _end(self, because: str, grace_seconds: float) -> None:
         """End the step's process tree: SIGTERM now, SIGKILL when the grace is over."""
         if self._ended_because is None:
             self._ended_because = because
-            self._deadline = time.monotonic() + grace_seconds
-            self._log_saver.stop()
-            processes.send(processes.descendants(os.getpid()), signal.SIGTERM)
+            self._terminate(grace_seconds if self._own_work is None else OVERDUE_GRACE_SECONDS)
+
+    def _terminate(self, grace_seconds: float) -> None:
+        self._gets_killed = True
+        self._deadline = _after(grace_seconds)
+        self._log_saver.stop()
+        processes.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     # what happens at its end
 
@@ -274,8 +340,12 @@ class Supervisor:
         for log in self._logs:
             log.drain()
 
-    def _post_mortem(self) -> None:
-        """Store the logs and report the outcome of a step that died before it could."""
+    def _post_mortem(self) -> bool:
+        """Store the logs and report the outcome of a step that died before it could.
+
+        Returns:
+            Whether that came to its end.
+        """
         assert self._exit_status is not None
         outcome = Outcome(
             exit_status=self._exit_status,
@@ -284,25 +354,54 @@ class Supervisor:
         )
         reporter = os.fork()
         if reporter == 0:
-            code = 1
-            try:
-                self._leave_supervisor()
-                from step_wrapper.report.report import report
+            self._become_reporter(outcome)
+        # watched as the step was
+        self._step, self._exit_status = reporter, None
+        self._limit_report()
+        self._watch()
+        return self._exit_status == 0
 
-                code = 0 if report(self._launch, self._context, outcome, self._folder) else 1
-            except Exception as error:
-                print(
-                    f"metaflow-pipes: the step's outcome could not be reported to Dagster: {error!r}", file=sys.stderr
-                )
-            finally:
-                os._exit(code)
-        give_up_at = time.monotonic() + POST_MORTEM_SECONDS
-        while os.waitpid(reporter, os.WNOHANG)[0] == 0:
-            if time.monotonic() >= give_up_at:
-                os.kill(reporter, signal.SIGKILL)
-                os.waitpid(reporter, 0)
-                break
-            time.sleep(0.01)
+    def _become_reporter(self, outcome: Outcome) -> NoReturn:
+        code = 1
+        try:
+            self._leave_supervisor()
+            processes.die_with_parent()
+            # storages clear up behind themselves
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+            from step_wrapper.report.report import report
+
+            report(self._launch, self._context, outcome, self._folder)
+            code = 0
+        except SystemExit:
+            pass
+        except BaseException as error:  # there is nobody above who would say it
+            _print(error)
+        finally:
+            os._exit(code)
+
+    def _report_for_it(self) -> None:
+        """Report, without Metaflow, an attempt whose own report did not come to its end."""
+        launch = self._launch
+        failing, problem = "has ended, but its logs and its outcome could not be stored and read", "see its stderr"
+        if self._is_overdue and self._own_work is not None:
+            failing, seconds = self._own_work
+            problem = f"{launch.storage} is slow or can't be reached. It was given {seconds:g} s."
+        report = Draft(self._folder).read()
+        if report is None:
+            stderr = tail(log_path(self._folder, "stderr"), STDERR_LINES)
+            failure = failure_of(self._ended_because or f"{failing}: {problem}", stderr=stderr)
+            report = failed(launch.task_id, time.monotonic() - self._started, failure)
+        elif report["failure"] is not None:
+            report["failure"]["reason"] += f"\nIts logs may not be in Metaflow's datastore: {problem}"
+        print(f"metaflow-pipes: step {launch.step} {failing}: {problem}", file=sys.stderr)
+        # without it, the op asks once more what is stored
+        with contextlib.suppress(OSError):
+            send(self._context, report)
+
+
+def _after(seconds: float) -> float:
+    """A time of the monotonic clock."""
+    return time.monotonic() + seconds
 
 
 def _print(error: BaseException) -> None:

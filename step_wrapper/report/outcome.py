@@ -46,6 +46,7 @@ class Outcome:
         exception: What the step's code raised, as `Type: message`, or None.
         is_timeout: Whether the exception is that of Metaflow's own `@timeout`.
         wrong_transition: How its transition differs from the graph, or None.
+        unknown_because: Why it is not known whether the task is done; None if it is known.
     """
 
     exit_status: int
@@ -54,6 +55,12 @@ class Outcome:
     exception: str | None = None
     is_timeout: bool = False
     wrong_transition: str | None = None
+    unknown_because: str | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the process ended as one whose task is done."""
+        return self.exit_status == 0 and self.ended_because is None
 
     def last_line(self) -> str | None:
         """The line with which the log of an attempt that failed ends, as by `metaflow.runtime.Worker`; else None."""
@@ -80,6 +87,8 @@ class Outcome:
             return f"failed: {self.exception}"
         if self.exit_status < 0:
             return f"was killed by {signal_name(-self.exit_status)}"
+        if self.exit_status == 0 and self.unknown_because is not None:
+            return f"has ended, but whether its task is done can't be told: {self.unknown_because}"
         if self.exit_status == 0:
             return "ended with exit code 0 before Metaflow had recorded it as done: does it call sys.exit or os._exit?"
         hint = f": {last_error_line}" if last_error_line else ""

@@ -15,11 +15,11 @@ from metaflow.mflog.mflog import decorate, merge_logs
 from step_wrapper.logs import log_path, tail
 from step_wrapper.report import exceptions
 from step_wrapper.report.datastore import open_datastore, save_logs
-from step_wrapper.report.exceptions import shortened
+from step_wrapper.report.exceptions import described, shortened
+from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.report.outcome import Outcome, signal_name
 from step_wrapper.report.registration import register_attempt
-from step_wrapper.wire import report_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,25 +57,28 @@ def report(
     Returns:
         Whether the task is done.
     """
-    is_done = False
+    draft = Draft(folder)
+    if not outcome.is_good:
+        draft.write(_failed(launch, outcome, folder, seen))
     try:
         datastore = open_datastore(launch)
-        _store_ending(datastore, launch, outcome, folder)
         stored = _attempt(datastore, launch)
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, seen, stored)
-            is_done = outcome.wrong_transition is None
-        if is_done:
-            inherited, has_cards = (None, True) if seen is None else (seen.inherited, seen.has_cards)
-            _send_done(context, TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards))
-            return True
+            if outcome.wrong_transition is None:
+                inherited, has_cards = (None, True) if seen is None else (seen.inherited, seen.has_cards)
+                facts = TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards)
+                draft.write(_done(facts))
+                _store_ending(datastore, launch, outcome, folder)
+                _send_done(context, facts)
+                return True
+        _store_ending(datastore, launch, outcome, folder)
         register_attempt(datastore, launch)
-    except Exception as error:
+    except Exception as error:  # of any kind: storages, Metaflow's and those of its extensions, raise their own
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
-    stderr = "" if is_done else tail(log_path(folder, "stderr"), STDERR_LINES)
-    failure = None if is_done else _failure(launch, outcome, stderr, seen)
-    _send_not_done(context, launch, outcome.duration_seconds, failure)
-    return is_done
+        outcome = dataclasses.replace(outcome, unknown_because=f"{launch.storage} can't be used: {described(error)}")
+    send(context, _failed(launch, outcome, folder, seen))
+    return False
 
 
 def report_stored(launch: Launch, context: PipesContext) -> bool:
@@ -94,7 +97,8 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
     killed_by = -(launch.ended_with or 0)
     because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
     outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
-    _send_not_done(context, launch, 0.0, _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None))
+    failure = _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None)
+    send(context, failed(launch.task_id, 0.0, failure))
     return False
 
 
@@ -142,14 +146,7 @@ def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_
         reason: Why, as the predicate of a sentence about the step.
         allow_retries: Whether another attempt can end otherwise.
     """
-    failure: Failure = {
-        "reason": reason,
-        "traceback": "",
-        "exception": None,
-        "stderr": "",
-        "allow_retries": allow_retries,
-    }
-    _send_not_done(context, launch, 0.0, failure)
+    send(context, failed(launch.task_id, 0.0, failure_of(reason, allow_retries=allow_retries)))
 
 
 def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
@@ -170,8 +167,14 @@ def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
 
 def _send_done(context: PipesContext, facts: TaskFacts, *, is_cached: bool = False) -> None:
     """Report a task that is done, and how the graph goes on behind it."""
+    message = _done(facts, is_cached=is_cached)
+    _report_metadata(context, facts)
+    send(context, message)
+
+
+def _done(facts: TaskFacts, *, is_cached: bool = False) -> Report:
     nodes = _get(facts.stored, "_parallel_ubf_iter")
-    done: Report = {
+    return {
         "task_id": facts.launch.task_id,
         "duration_seconds": facts.duration_seconds or 0.0,
         "is_cached": is_cached,
@@ -181,23 +184,11 @@ def _send_done(context: PipesContext, facts: TaskFacts, *, is_cached: bool = Fal
         "control_tasks": _get(facts.stored, "_control_mapper_tasks") or [],
         "failure": None,
     }
-    _report_metadata(context, facts)
-    context.report_custom_message(report_message(done))
 
 
-def _send_not_done(context: PipesContext, launch: Launch, duration_seconds: float, failure: Failure | None) -> None:
-    """Report an attempt behind which the graph does not go on, as far as is known."""
-    not_done: Report = {
-        "task_id": launch.task_id,
-        "duration_seconds": duration_seconds,
-        "is_cached": False,
-        "cloned_from": None,
-        "next_steps": [],
-        "num_splits": None,
-        "control_tasks": [],
-        "failure": failure,
-    }
-    context.report_custom_message(report_message(not_done))
+def _failed(launch: Launch, outcome: Outcome, folder: Path, seen: Observations | None) -> Report:
+    failure = _failure(launch, outcome, tail(log_path(folder, "stderr"), STDERR_LINES), seen)
+    return failed(launch.task_id, outcome.duration_seconds, failure)
 
 
 def _is_ok(stored: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
-from step_wrapper.control import CODE_ENDS, CODE_STARTS
+from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
 from step_wrapper.step import garbage, running
 from step_wrapper.step.running import PARAMETERS_VARIABLE
 
@@ -55,10 +55,13 @@ class DagsterInternalDecorator(StepDecorator):
 
         click_context: Any = click.get_current_context()
         click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.system_tags)
+        if task.index is not None:
+            task.tell(CLONES)
         if task.launch.init is not None and not (task.launch.attempt and _has_parameters(task.launch, click_context)):
             _init_run(flow, task, click_context)
         if task.index is not None:
             _resume(flow, task, task.index, click_context)
+            task.tell(STEP_STARTS)
 
     def task_pre_step(
         self,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
+import signal
 import sys
-import threading
 import time
 import traceback
 import types
@@ -14,11 +13,10 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from step_wrapper.control import REPORTED, STEP_ENDS
-from step_wrapper.logs import flush_output
+from step_wrapper.control import CLONES, REPORTED, STEP_ENDS, STEP_STARTS
 from step_wrapper.report.exceptions import described, is_framework, skip_framework
 from step_wrapper.report.outcome import Outcome
-from step_wrapper.step import running
+from step_wrapper.step import interpreter, running
 from step_wrapper.step.records import forward_records
 
 if TYPE_CHECKING:
@@ -58,23 +56,26 @@ def run_step(
         is_done = report_stored(launch, context)
         control.sendall(REPORTED)
         return 0 if is_done else 1
+    task = running.current = running.RunningTask(launch, control)
     if launch.done_as:
         from step_wrapper.report.report import report_if_done
 
+        task.tell(CLONES)
         if report_if_done(launch, context):
             control.sendall(REPORTED)
             return 0
-    task = running.current = running.RunningTask(launch, control)
     if launch.resumption is not None:
+        task.tell(CLONES)
         is_done = _resume(task, launch.resumption, context)
         if is_done is not None:
             control.sendall(REPORTED)
             return 0 if is_done else 1
+    task.tell(STEP_STARTS)
     if launch.log_level is not None:
         forward_records(context, launch.log_level)
     own_output = _redirect_output(writers)
     exit_code = _run_flow(_arguments(launch, folder))
-    _finish_interpreter()
+    interpreter.finish()
     try:
         _restore_output(own_output)
         task.tell(STEP_ENDS)
@@ -82,6 +83,8 @@ def run_step(
     except OSError:
         # the step's code has closed our descriptors: the supervisor reports in our place
         return exit_code
+    # whatever the step's code has made of this signal; storages clear up behind themselves
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     from step_wrapper.report.report import report, report_clone
 
@@ -233,22 +236,6 @@ def _exit_code(exit_: SystemExit) -> int:
         return exit_.code
     print(exit_.code, file=sys.stderr)
     return 1
-
-
-def _finish_interpreter() -> None:
-    """What an interpreter does at its end, before teardown: wait for threads, run exit handlers, flush."""
-    finishers = [threading._shutdown, atexit._run_exitfuncs]  # pyright: ignore[reportAttributeAccessIssue]
-    # multiprocessing's helpers end when their parent does, so that they are no processes left behind
-    for module, helper in (("forkserver", "_forkserver"), ("resource_tracker", "_resource_tracker")):
-        loaded = sys.modules.get(f"multiprocessing.{module}")
-        if loaded is not None:
-            finishers.append(getattr(loaded, helper)._stop)
-    for finish in finishers:
-        try:
-            finish()
-        except BaseException:
-            traceback.print_exc()
-    flush_output()
 
 
 def _is_timeout(error: BaseException | None) -> bool:

@@ -187,6 +187,18 @@ def test_failure_metadata_says_where_and_how_to_see_more(project):
     assert "no settings" in flows.metaflow(*command, "--stderr").stdout
 
 
+def test_flow_file_that_fails_in_the_step_has_only_its_own_frames(project):
+    flows: Project = project()
+    # before Metaflow is imported, which the report then does
+    absent = "if 'METAFLOW_RUN_ID' in os.environ:\n    raise ImportError('not on this machine')\n"
+    flow = flows.write("flow.py", CHAIN.replace("import json\n", f"import json, os\n{absent}"))
+    event = failures(flows.run("flow.py"), "only")[-1]
+    metadata = event.event_specific_data.user_failure_data.metadata
+    expected = f'Traceback (most recent call last):\n  File "{flow}", line 3, in <module>\n'
+    for text in (metadata["traceback"].value, metadata["stderr"].value):
+        assert text.partition("\n")[2].startswith(expected), text
+
+
 def test_endless_recursion_and_exceptions_without_a_message(project):
     flows: Project = project()
     flows.write(

@@ -1,0 +1,95 @@
+"""Servers that the tests start and end themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUCKET = "shelf"
+START_SECONDS = 60
+
+
+@dataclass
+class S3Server:
+    """A server with the interface of S3, and one bucket.
+
+    Attributes:
+        url: Where it is.
+        process: Its process.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which Metaflow uses it."""
+        return {
+            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{BUCKET}/metaflow",
+            "METAFLOW_S3_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "METAFLOW_S3_WORKER_COUNT": "2",
+        }
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """Have a server as long as the context is open."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with Path(folder, "s3.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = S3Server(f"http://127.0.0.1:{port}", process)
+        _create_bucket(server)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _create_bucket(server: S3Server) -> None:
+    import requests
+
+    give_up_at = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            requests.put(f"{server.url}/{BUCKET}", timeout=START_SECONDS).raise_for_status()
+        except requests.ConnectionError:
+            assert server.process.poll() is None, "the server has ended"
+            assert time.monotonic() < give_up_at, f"the server answers within {START_SECONDS} s"
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that the tests of a module share."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def fragile_shelf(tmp_path: Path) -> Iterator[S3Server]:
+    """A server that a test may break."""
+    with s3_server(tmp_path) as server:
+        yield server
