@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 USER_VARIABLES = ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
 NO_USERS = ("", "root")
 DATATOOLS_FOLDER = "data"
+# What runs the tasks, as their system tag `runtime:` says.
+RUNTIME_VARIABLE, RUNTIME = "METAFLOW_RUNTIME_NAME", "dagster"
 
 
 class MetaflowFlowWarning(UserWarning):
@@ -135,7 +137,7 @@ class MetaflowFlow:
         Args:
             run_environment: The environment of the Dagster run, which can name the Metaflow user.
         """
-        environment = dict(self.settings)
+        environment = {RUNTIME_VARIABLE: RUNTIME, **self.settings}
         if not _named_users(run_environment):
             environment["METAFLOW_USER"] = self.user
         root = Path(self.root)

@@ -242,6 +242,7 @@ def test_run_has_tags_and_the_metaflow_side_knows_dagster(project):
     run = flows.run_of(result)
     assert f"dagster_run_id:{result.run_id}" in run.system_tags
     assert f"dagster_run_id:{result.run_id}" in run["only"].task.system_tags
+    assert "runtime:dagster" in run.system_tags
     assert {"nightly", "model:linear", "owner:ann b", "model:tree"} <= run.user_tags
     metadata = run["only"].task.metadata_dict
     assert metadata["dagster-run-id"] == result.run_id

@@ -43,6 +43,7 @@ def test_user_is_the_compilers_where_the_run_names_none(flow, run_environment, u
 def test_environment_leads_to_the_datastore(flow, tmp_path):
     environment = flow.environment({"USER": "bob"})
     assert environment == {
+        "METAFLOW_RUNTIME_NAME": "dagster",
         "METAFLOW_UI_URL": "https://ui",
         "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(tmp_path),
         "METAFLOW_DATATOOLS_LOCALROOT": str(tmp_path / ".metaflow" / "data"),
