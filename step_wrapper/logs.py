@@ -17,6 +17,8 @@ CHUNK_BYTES = 1 << 18
 # What a pipe holds, and what it is made to hold where that proves too little.
 PIPE_BYTES = 1 << 16
 LARGE_PIPE_BYTES = 1 << 20
+# How long what is left in a pipe may take to be taken.
+DRAIN_SECONDS = 5
 # How much of a log's end is read for a tail.
 TAIL_BYTES = 1 << 16
 STREAMS = ("stdout", "stderr")
@@ -74,8 +76,12 @@ class StreamLog:
         return taken < self._pipe_bytes // 4
 
     def drain(self) -> None:
-        """Take what is in the pipe now, and write the file to its end."""
-        while self.pump():
+        """Take what is in the pipe now, and write the file to its end.
+
+        A process that nobody can end may go on writing: it is not waited for.
+        """
+        give_up_at = time.monotonic() + DRAIN_SECONDS
+        while self.pump() and time.monotonic() < give_up_at:
             pass
         self.flush()
 

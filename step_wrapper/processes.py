@@ -19,6 +19,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.02
 _STAT_BYTES = 4096
+# What a process may take to be gone after SIGKILL, in seconds.
+KILL_SECONDS = 2
 # In the environment of a process in the background that runs a Dagster run: that run (`metaflow_pipes.names`).
 RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 
@@ -109,8 +111,20 @@ def send(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def end_all(of: int, spare: Collection[int | None], settle_seconds: float, grace_seconds: float) -> int:
-    """End the descendants of a process, and return how many had to be ended: first by SIGTERM.
+class Ended(NamedTuple):
+    """What became of processes that were to end.
+
+    Attributes:
+        total: How many did not end by themselves.
+        survivors: Those that did not end at all: another user's, or ones that hang in the kernel.
+    """
+
+    total: int
+    survivors: list[int]
+
+
+def end_all(of: int, spare: Collection[int | None], settle_seconds: float, grace_seconds: float) -> Ended:
+    """End the descendants of a process: first by SIGTERM, at last by SIGKILL, which takes `KILL_SECONDS` at most.
 
     Args:
         of: The process id.
@@ -127,13 +141,13 @@ def end_all(of: int, spare: Collection[int | None], settle_seconds: float, grace
     count = len(targets)
     send(targets, signal.SIGTERM)
     kill_at = time.monotonic() + grace_seconds
-    while targets:
+    while targets and time.monotonic() < kill_at + KILL_SECONDS:
         time.sleep(_POLL_SECONDS)
         reap(except_for=spare)
         targets = [pid for pid in descendants(of) if pid not in spare]
         if time.monotonic() >= kill_at:
             send(targets, signal.SIGKILL)
-    return count
+    return Ended(count, targets)
 
 
 def reap(except_for: Collection[int | None]) -> None:

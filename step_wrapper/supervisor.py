@@ -62,6 +62,8 @@ REPORT_VARIABLE = "METAFLOW_PIPES_REPORT_SECONDS"
 CLONE_SECONDS = 600
 # What the wrapper's own processes may do between SIGTERM and SIGKILL: delete temporary files.
 OVERDUE_GRACE_SECONDS = 1
+# How often SIGKILL is sent, once a second, before a process counts as ended that does not end.
+UNKILLABLE_AFTER = 3
 # How many lines of stderr go along with a failure.
 STDERR_LINES = 50
 
@@ -99,6 +101,7 @@ class Supervisor:
         self._own_work: _OwnWork | None = None
         self._is_overdue = False
         self._gets_killed = False
+        self._kills = 0
         self._is_reported = False
         self._exit_status: int | None = None
 
@@ -281,7 +284,11 @@ class Supervisor:
     def _on_deadline(self) -> None:
         if self._gets_killed:
             processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
-            self._deadline = time.monotonic() + 1
+            self._deadline = _after(1)
+            self._kills += 1
+            if self._kills > UNKILLABLE_AFTER:
+                # it hangs in the kernel, and will be gone when it comes back from there
+                self._exit_status = -signal.SIGKILL
         elif self._own_work is not None:
             self._is_overdue = True
             self._terminate(OVERDUE_GRACE_SECONDS)
@@ -314,6 +321,7 @@ class Supervisor:
         # the run's limit is the step's, which has ended
         self._run_ends_at = math.inf
         self._gets_killed = False
+        self._kills = 0
 
     def _end(self, because: str, grace_seconds: float) -> None:
         """End the step's process tree: SIGTERM now, SIGKILL when the grace is over."""
@@ -332,9 +340,18 @@ class Supervisor:
     def _end_leftovers(self, spare: int | None) -> None:
         settle_seconds = LEFTOVER_SETTLE_SECONDS if self._ended_because is None else 0
         spared = (spare, self._log_saver.pid)
-        count = processes.end_all(os.getpid(), spared, settle_seconds, LEFTOVER_GRACE_SECONDS)
-        if count:
-            print(f"metaflow-pipes: ended {count} process(es) that the step left running", file=sys.stderr)
+        count, survivors = processes.end_all(os.getpid(), spared, settle_seconds, LEFTOVER_GRACE_SECONDS)
+        if count > len(survivors):
+            print(
+                f"metaflow-pipes: ended {count - len(survivors)} process(es) that the step left running",
+                file=sys.stderr,
+            )
+        if survivors:
+            print(
+                f"metaflow-pipes: could not end process(es) {', '.join(map(str, survivors))} of the step, which go on: "
+                "they are another user's, or hang in the kernel",
+                file=sys.stderr,
+            )
 
     def _drain(self) -> None:
         for log in self._logs:
