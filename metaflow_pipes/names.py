@@ -1,8 +1,11 @@
-"""The tags by which Dagster runs say which Metaflow flow and run they are, and how they begin."""
+"""Names that several parts of the package know: tags of Dagster runs, the run-id prefix, metadata keys, variables."""
 
 from __future__ import annotations
 
-# Of each run: the flow; and as soon as they are known, the Metaflow run id and the Metaflow user.
+# What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
+RUN_ID_PREFIX = "dagster-"
+
+# Tags. Of each run: the flow; and as soon as they are known, the Metaflow run id and the Metaflow user.
 FLOW_TAG = "metaflow/flow"
 RUN_ID_TAG = "metaflow/run_id"
 USER_TAG = "metaflow/user"
@@ -21,3 +24,10 @@ RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 # The tag by which Dagster marks a re-execution from failure.
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
+
+# The metadata of a foreach step's output that says how many items it has.
+SPLITS_METADATA = "num_splits"
+
+# Where a Dagster is found: its webserver, or else its instance on this machine.
+URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
+HOME_VARIABLE = "DAGSTER_HOME"

@@ -22,9 +22,10 @@ from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.lookup import find_deployment
 from metaflow_pipes.deployment.registry import registered
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import URL_VARIABLE
 from metaflow_pipes.runs.connect import connect
 from metaflow_pipes.runs.run_config import python_name
-from metaflow_pipes.runs.service import URL_VARIABLE, RunStatus, end_run, find_run
+from metaflow_pipes.runs.service import RunStatus, end_run, find_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -21,6 +21,7 @@ from metaflow_pipes.cli.command import (
     definitions_file_option,
     given_parameters,
 )
+from metaflow_pipes.names import HOME_VARIABLE, URL_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,10 +37,10 @@ TABLE_WIDTH = 200
 def _url_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--url",
-        envvar="DAGSTER_WEBSERVER_URL",
+        envvar=URL_VARIABLE,
         default=None,
-        help="The address of a Dagster webserver: runs are those of its deployment. [default: DAGSTER_WEBSERVER_URL; "
-        "without that, the instance of DAGSTER_HOME on this machine]",
+        help="The address of a Dagster webserver: runs are those of its deployment. [default: "
+        f"{URL_VARIABLE}; without that, the instance of {HOME_VARIABLE} on this machine]",
     )(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from metaflow_pipes.runs.service import HOME_VARIABLE, URL_VARIABLE
+from metaflow_pipes.names import HOME_VARIABLE, URL_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -35,7 +35,7 @@ def load_job(definitions_file: str, name: str) -> dg.JobDefinition:
     try:
         module_spec.loader.exec_module(module)
         return module.defs.resolve_job_def(name)
-    except Exception as error:
+    except Exception as error:  # the file runs code of the user's, too, which may raise anything
         raise DeploymentError(
             f"The job {name} of {definitions_file} can't be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -27,16 +27,20 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 from sqlalchemy.exc import SQLAlchemyError
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import PIPES_VARIABLES_PREFIX, RUN_ID_TAG, RUN_WORKER_VARIABLE, WORKER_TAG
+from metaflow_pipes.names import (
+    HOME_VARIABLE,
+    PIPES_VARIABLES_PREFIX,
+    RUN_ID_TAG,
+    RUN_WORKER_VARIABLE,
+    SPLITS_METADATA,
+    WORKER_TAG,
+)
 from metaflow_pipes.runs import worker as run_worker
 from metaflow_pipes.runs.host_processes import RunWorker
 from metaflow_pipes.runs.loading import load_job
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
-    DEFAULT_HOME,
-    HOME_VARIABLE,
     RUN_EVENTS,
-    SPLITS_METADATA,
     STEP_EVENTS,
     RunRecord,
     RunStatus,
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import OnCreated
 
+# The folder of the instance where no variable names one.
+DEFAULT_HOME = "~/.metaflow-pipes/dagster"
 # Where `dagster dev` opens the UI, unless it is told another port.
 DAGSTER_DEV_URL = "http://localhost:3000"
 # A run's processes get this long between being asked to end and being killed. A step has 10 s of it (the client that

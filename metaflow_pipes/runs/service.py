@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.names import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
 from metaflow_pipes.runs.host_processes import RunWorker
 
 if TYPE_CHECKING:
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.deployment.definitions_file import Deployment
 
-# Where a Dagster is found: its webserver, or else its instance on this machine, and that where no variable names one.
-URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
-HOME_VARIABLE = "DAGSTER_HOME"
-DEFAULT_HOME = "~/.metaflow-pipes/dagster"
-
-# What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
-RUN_ID_PREFIX = "dagster-"
 # How many runs are searched for a prefix.
 MAX_SEARCHED_RUNS = 10_000
 # How long a run that was asked to end is waited for.
@@ -49,9 +42,7 @@ STEP_EVENTS = frozenset(
 RUN_EVENTS = frozenset({"ENGINE_EVENT", "RUN_FAILURE"})
 # What Dagster calls the end of a step that is ended with its run.
 INTERRUPTION = "DagsterExecutionInterruptedError"
-# The metadata of a foreach step's output that says how many items it has.
-SPLITS_METADATA = "num_splits"
-# The same of a task that a resumed run has cloned: it says from which.
+# The metadata of a task that a resumed run has cloned: it says from which.
 CLONED_METADATA = "cloned_from"
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import SPLITS_METADATA, URL_VARIABLE
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
     RUN_EVENTS,
-    SPLITS_METADATA,
     STEP_EVENTS,
-    URL_VARIABLE,
     RunRecord,
     RunStatus,
     StepEvent,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from metaflow_pipes.names import RESUME_RETRY_TAG
+from metaflow_pipes.names import RESUME_RETRY_TAG, RUN_ID_PREFIX
 from metaflow_pipes.runtime.places import CONTROL
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def new_run_id(context: dg.OpExecutionContext) -> str:
     A re-execution from failure, or of selected steps, goes on with the Metaflow run of the Dagster run that it
     re-executes; one of all steps makes a new Metaflow run.
     """
-    return f"dagster-{[context.run, *continued_runs(context)][-1].run_id}"
+    return f"{RUN_ID_PREFIX}{[context.run, *continued_runs(context)][-1].run_id}"
 
 
 def continued_runs(context: dg.OpExecutionContext) -> list[dg.DagsterRun]:
@@ -78,7 +78,7 @@ def _key_parts(context: dg.OpExecutionContext) -> list[str]:
 
 def reexecution_mark(dagster_run_id: str, run_id: str) -> str:
     """What is added to the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
-    return "" if run_id == f"dagster-{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
+    return "" if run_id == f"{RUN_ID_PREFIX}{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
 
 
 def earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> list[str]:

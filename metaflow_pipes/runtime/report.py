@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import tblib
 
+from metaflow_pipes.names import SPLITS_METADATA
 from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from step_wrapper import wire
 
@@ -121,7 +122,7 @@ class TaskReport:
         if self.cloned_from is None:
             known = {"duration_seconds": dg.MetadataValue.float(round(self.duration_seconds, 3)), **known}
         if self.num_splits is not None:
-            known["num_splits"] = dg.MetadataValue.int(self.num_splits)
+            known[SPLITS_METADATA] = dg.MetadataValue.int(self.num_splits)
         return {**self.metadata, **{name: value for name, value in known.items() if name not in self.metadata}}
 
     def failure_metadata(self, logs_command: str) -> dict[str, dg.MetadataValue]:

@@ -294,6 +294,16 @@ def test_wait_says_why_a_run_fails_without_a_step(shell):
     assert "AssertionError: a bad day" in finished.stdout
 
 
+def test_wait_shows_the_end_of_the_log_of_a_run_whose_process_ends_at_once(shell):
+    definitions = (shell.flows.folder / "flakyflow_dagster.py").read_text()
+    ending = "if 'execute_run' in sys.argv:\n    print('a bad day', flush=True)\n    os._exit(3)\n"
+    shell.flows.write("ending.py", f"{definitions}\nimport os\nimport sys\n\n{ending}")
+    finished = shell("flaky.py", "trigger", "--wait", "--definitions-file", "ending.py", check=False)
+    assert finished.returncode == 1
+    assert f"has ended with exit code 3. Its output, {shell.home}/metaflow_runs/" in finished.stdout
+    assert ".log, ends with:\n    a bad day" in finished.stdout
+
+
 def test_run_needs_no_dagster_on_the_path_and_takes_none_from_there(shell, tmp_path):
     other = tmp_path / "dagster"
     other.write_text("#!/bin/sh\necho this is another environment\nexit 3\n")
