@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import DagsterService, RunRecord
 
 # How wide a table is that no terminal limits.
@@ -182,7 +183,7 @@ class _Launch:
 
         run = self.service.launch(self.deployment, run_config(self.deployment, values), tags, self._announce)
         if self._wait:
-            _wait(self._ctx.obj, self.service, run)
+            _wait(self._ctx.obj, self.service, run, _steps(self.deployment))
 
     def _announce(self, run: RunRecord) -> None:
         if self._run_id_file is not None:
@@ -222,7 +223,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
 
     service = connect(url)
     found = find_run(service, obj.flow.name, run)
-    progress = Progress(_steps(obj, found))
+    progress = Progress(_steps_of_run(obj, found))
     progress.take(service.events(found.dagster_run_id, None)[0])
     if found.is_over:
         progress.finish()
@@ -306,13 +307,13 @@ def terminate(obj: Any, run: str, url: str | None) -> None:
     obj.echo_always(f"Run {found.metaflow_run_id} is {how}", no_bold=True, highlight=None)
 
 
-def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
+def _wait(obj: Any, service: DagsterService, run: RunRecord, steps: Mapping[str, str | None]) -> None:
     """Show a run until it has ended; one that does not succeed is an error of the command."""
     try:
         from metaflow_pipes.runs.progress import duration, watch
         from metaflow_pipes.runs.service import RunStatus
 
-        ended, failures = watch(service, run, _steps(obj, run), _console(stderr=True))
+        ended, failures = watch(service, run, steps, _console(stderr=True))
     except KeyboardInterrupt:
         program = shlex.quote(obj.entrypoint[-1])
         raise Interrupted(
@@ -329,41 +330,22 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord) -> None:
     obj.echo_always(f"Run {run.pathspec} succeeded{took}.", fg="green", no_bold=True, highlight=None)
 
 
-def _steps(obj: Any, run: RunRecord) -> dict[str, str | None]:
-    """The ops of the flow's steps, each with that of the foreach whose items it takes, if it takes all of them."""
+def _steps(deployment: Deployment) -> dict[str, str | None]:
+    """The ops of a deployment's steps, each with that of the foreach whose items it takes, if it takes all of them."""
+    ops = deployment.op_names
+    loops = deployment.items_of
+    return {op: ops[loops[step]] if step in loops else None for step, op in ops.items()}
+
+
+def _steps_of_run(obj: Any, run: RunRecord) -> dict[str, str | None]:
+    """As `_steps`, for the deployment of a run; of one that is not deployed here, the steps that the flow has now."""
     from metaflow_pipes.compile.naming import op_names
+    from metaflow_pipes.deployment.lookup import deployment_of_job
 
-    graph = {node.name: node for node in obj.graph}
-    names = op_names(graph, taken={run.job_name})
-    steps: dict[str, str | None] = {}
-    for node in graph.values():
-        parents = node.split_parents[:-1] if node.type == "join" else node.split_parents
-        # the nodes of `num_parallel` are one Dagster step
-        loops = [name for name in parents if graph[name].type == "foreach" and not graph[name].parallel_foreach]
-        takes_all = bool(loops) and not any(
-            _is_way(graph, switch, node.name)
-            for switch in graph
-            if graph[switch].type == "split-switch" and loops[-1] in graph[switch].split_parents
-        )
-        steps[names[node.name]] = names[loops[-1]] if takes_all else None
-    return steps
-
-
-def _is_way(graph: Mapping[str, Any], switch: str, step: str) -> bool:
-    """Whether a switch can go on to a step, and can also pass it by."""
-    exits = [name for name in graph[switch].out_funcs if name != switch]
-    return len({step in _below(graph, name) for name in exits}) == 2
-
-
-def _below(graph: Mapping[str, Any], step: str) -> set[str]:
-    """A step and all that can come behind it."""
-    found, todo = set(), [step]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += graph[name].out_funcs
-    return found
+    deployment = deployment_of_job(run.job_name, obj.flow.name)
+    if deployment is not None:
+        return _steps(deployment)
+    return dict.fromkeys(op_names([node.name for node in obj.graph], taken={run.job_name}).values())
 
 
 def _from_here(path: Path) -> Path:

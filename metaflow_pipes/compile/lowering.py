@@ -74,6 +74,7 @@ def _op(flow: FlowModel, step: StepModel, job: str, name: str, switch: Mapping[s
         switch={} if step.region else switch,
         is_routed=step.name in wiring.routed_steps,
         collected_by=_collected_by(step, flow),
+        items_of=_items_of(step, flow),
         max_retries=step.user_code_retries + step.error_retries,
         tags=_op_tags(step),
     )
@@ -87,6 +88,32 @@ def _collected_by(step: StepModel, flow: FlowModel) -> str | None:
     inside = {other.name for other in flow.steps if other.region[:1] == (loop,)}
     joins = (other.name for other in flow.steps if not other.region and not inside.isdisjoint(other.in_steps))
     return next(joins, None)
+
+
+def _items_of(step: StepModel, flow: FlowModel) -> str | None:
+    """The step of the innermost foreach around a step; None if a switch in that can pass the step by."""
+    if not step.region:
+        return None
+    steps = {other.name: other for other in flow.steps}
+    loop = step.region[-1]
+    for switch in flow.steps:
+        if switch.kind == "switch" and loop in switch.region:
+            leads_here = {step.name in _below(steps, name) for name in switch.exits}
+            if len(leads_here) == 2:
+                return None
+    return next((in_step for in_step in steps[loop].in_steps if steps[in_step].kind == "foreach"), None)
+
+
+def _below(steps: Mapping[str, StepModel], name: str) -> set[str]:
+    """A step and all that can come behind it."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        step = todo.pop()
+        if step not in found:
+            found.add(step)
+            todo += steps[step].out_steps
+    return found
 
 
 def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:

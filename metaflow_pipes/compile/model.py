@@ -221,6 +221,7 @@ class OpModel:
         switch: For each step that it can go on to, the name of the output; empty if it has one output.
         is_routed: Whether its one output says where its task goes on.
         collected_by: The join that ends the outermost foreach around the step, or None.
+        items_of: The foreach step whose items it takes, if it takes all of them; else None.
         max_retries: Dagster retries of the op.
         tags: The op's tags.
     """
@@ -235,6 +236,7 @@ class OpModel:
     switch: Mapping[str, str]
     is_routed: bool
     collected_by: str | None
+    items_of: str | None
     max_retries: int
     tags: Mapping[str, str]
 

@@ -102,6 +102,7 @@ def _step(op: OpModel) -> str:
     for name, value in (
         ("op", op.name if op.name != step.name else None),
         ("collected_by", op.collected_by),
+        ("items_of", op.items_of),
         ("code_version", step.code_version),
         ("description", step.description or None),
     ):

@@ -51,6 +51,7 @@ class Deployment:
         parameters: The flow's parameters.
         steps: The steps, each after those whose tasks it takes.
         op_names: The name of each step's op.
+        items_of: For each step that takes all items of a foreach, the step of that; empty in files of version 0.1.
         start_step: The step whose op takes the parameters as its config.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         settings: `METAFLOW_*` variables of every step.
@@ -76,6 +77,7 @@ class Deployment:
     parameters: tuple[ParameterModel, ...]
     steps: tuple[str, ...]
     op_names: Mapping[str, str]
+    items_of: Mapping[str, str]
     start_step: str
     configs: Mapping[str, Any]
     settings: Mapping[str, str]
@@ -204,6 +206,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
         parameters=tuple(_parameter(_record(call)) for call in _elements(flow.get("parameters"))),
         steps=tuple(step["name"] for step in steps),
         op_names={step["name"]: step.get("op", step["name"]) for step in steps},
+        items_of={step["name"]: step["items_of"] for step in steps if "items_of" in step},
         start_step=next(step["name"] for step in steps if "upstream" not in step),
         configs=values.get("configs", {}),
         settings=settings,

@@ -84,6 +84,20 @@ def deployment_of(context: Any, name: str | None = None, definitions_file: str |
     return _checked(_only(found), flow)
 
 
+def deployment_of_job(job: str, flow: str) -> Deployment | None:
+    """The latest deployment of a flow as a job, or that in the file that `create` would write here, or None.
+
+    Args:
+        job: The job's name.
+        flow: The flow's name.
+    """
+    found = [deployment for deployment in registered(flow) if deployment.name == job]
+    default = Path(os.path.abspath(default_definitions_file(job)))
+    if not found and default.is_file():
+        found = [read_deployment(default)]
+    return found[0] if found and found[0].flow_name == flow else None
+
+
 def job_name_of(context: Any, name: str | None = None) -> str:
     """The name of the job that a command of a flow means: by `--name`, `@project`, or the flow's name.
 

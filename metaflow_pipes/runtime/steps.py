@@ -18,6 +18,7 @@ class MetaflowStep:
         upstream: The steps whose tasks it takes, itself among them if it is recursive.
         op: The name of its op, if that is not the step's own.
         collected_by: The join that ends the outermost foreach around it, or None if there is none around it.
+        items_of: The foreach step whose items it takes, if it takes all of them; else None.
         description: The docstring.
         code_version: A digest of its source.
     """
@@ -28,6 +29,7 @@ class MetaflowStep:
     collected_by: str | None = None
     description: str | None = None
     code_version: str | None = None
+    items_of: str | None = None
 
     @property
     def op_name(self) -> str:

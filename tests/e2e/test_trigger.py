@@ -402,6 +402,20 @@ def test_changed_flow_is_not_triggered(project, tmp_path):
     assert "dagster create" in shown
 
 
+def test_status_shows_the_steps_that_were_deployed_and_not_those_of_the_flow_now(shell):
+    run_id = shell.triggered("foreach.py")
+    shell.reaches(run_id, dg.DagsterRunStatus.SUCCESS)
+    source = (shell.flows.folder / "foreach.py").read_text()
+    try:
+        shell.flows.write("foreach.py", source.replace("work", "labour"))
+        shown = shell("foreach.py", "status", run_id).stdout
+    finally:
+        shell.flows.write("foreach.py", source)
+    assert any(
+        line.split()[:2] == ["✓", "work"] and line.endswith("3/3") for line in map(str.strip, shown.splitlines())
+    )
+
+
 def test_nodes_of_num_parallel_are_shown_as_one_step(project, tmp_path):
     flows: Project = project("parallel_steps.py")
     flows.compile("parallel_steps.py", "--executor", "in_process")

@@ -147,3 +147,27 @@ def test_helper_does_not_take_the_jobs_name():
     )
     assert lower(flow, JobOptions()).helpers[0].name == "fan_out_inner"
     assert lower(flow, JobOptions(name="fan_out_inner")).helpers[0].name == "fan_out_inner_"
+
+
+def test_step_takes_all_items_of_a_foreach_unless_a_switch_in_that_can_pass_it_by():
+    flow = flow_model(
+        replace(step_model("start"), kind="foreach", out_steps=("each",)),
+        replace(step_model("each", "start"), kind="switch", out_steps=("big", "small"), region=("each",)),
+        replace(step_model("big", "each"), kind="foreach", out_steps=("inner",), region=("each",)),
+        replace(step_model("inner", "big"), out_steps=("inner_join",), region=("each", "inner")),
+        replace(step_model("inner_join", "inner", is_join=True), out_steps=("both",), region=("each",)),
+        replace(step_model("small", "each"), out_steps=("both",), region=("each",)),
+        replace(step_model("both", "inner_join", "small"), out_steps=("join",), region=("each",)),
+        step_model("join", "both", is_join=True),
+    )
+    found = {op.step.name: op.items_of for op in lower(flow, JobOptions()).ops}
+    assert found == {
+        "start": None,
+        "each": "start",
+        "big": None,
+        "inner": "big",
+        "inner_join": None,
+        "small": None,
+        "both": "start",
+        "join": None,
+    }
