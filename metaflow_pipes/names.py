@@ -14,6 +14,14 @@ USER_TAG = "metaflow/user"
 ORIGIN_RUN_ID_TAG = "metaflow/origin_run_id"
 STEP_TO_RERUN_TAG = "metaflow/step_to_rerun"
 OVERRIDDEN_PARAMETERS_TAG = "metaflow/overridden_parameters"
+# Options of one run, where it has others than its deployment (`run_options.RunOptions`): JSON lists of Metaflow tags
+# and of decorators for every step, the Metaflow namespace of the steps, and how many seconds the run may take.
+RUN_TAGS_TAG = "metaflow/run_tags"
+DECOSPECS_TAG = "metaflow/decospecs"
+NAMESPACE_TAG = "metaflow/namespace"
+WORKFLOW_TIMEOUT_TAG = "metaflow/workflow_timeout"
+# What the tags begin with that show Metaflow tags in Dagster.
+METAFLOW_TAG_PREFIX = "metaflow.tag/"
 # Of a run that background processes of this package run: which those are (`runs.host_processes.RunWorker`), and the
 # run, since Dagster copies tags to the re-executions of a run.
 WORKER_TAG = "metaflow/run_worker"
@@ -22,6 +30,8 @@ WORKER_TAG = "metaflow/run_worker"
 RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 # What the names of the variables begin with by which Dagster Pipes tells a step of its op.
 PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
+# By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
+MAX_RUNTIME_TAG = "dagster/max_runtime"
 # The tag by which Dagster marks a re-execution from failure.
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
 

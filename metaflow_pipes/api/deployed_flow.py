@@ -249,7 +249,8 @@ class DagsterDeployedFlow(DeployedFlow):
         """Launch a run.
 
         Args:
-            kwargs: The flow's parameters, in the types that they have in the flow, and options of `trigger`.
+            kwargs: The flow's parameters, in the types that they have in the flow, and options of `trigger`: `tags`,
+                `decospecs`, `user_namespace` and `workflow_timeout` are as for `create`, for this run alone.
 
         Raises:
             MetaflowException: The deployment was deleted.
@@ -268,7 +269,8 @@ class DagsterDeployedFlow(DeployedFlow):
         Args:
             origin_run_id: The Metaflow run to go on from, on Dagster or by Metaflow's own `run`.
             step_to_rerun: The step that runs again, with all below it; None for what has failed.
-            kwargs: Parameters whose values are not those of that run, and options of `resume`.
+            kwargs: Parameters whose values are not those of that run, and options of `resume`, as for
+                `trigger`.
 
         Raises:
             MetaflowException: The deployment was deleted.

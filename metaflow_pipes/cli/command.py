@@ -14,6 +14,8 @@ from metaflow_pipes.errors import CompileError, DeploymentError, ProductionToken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Options that came after version 0.1: flows may have parameters of these names, which Metaflow does not reserve.
+LATER_OPTIONS = frozenset({"workflow_timeout"})
 # Where a command's context keeps the parameters that were given: each name with its text, or its texts.
 _GIVEN = "metaflow_pipes.parameters"
 
@@ -95,12 +97,17 @@ class ParameterCommand(Command):
         self.original_params = list(self.params)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The command's own options and those of the parameters."""
+        """The command's own options and those of the parameters.
+
+        An option that came later than version 0.1 gives way to a parameter of the same name.
+        """
         flow_parameters = [p for _, p in ctx.obj.flow._get_parameters() if not p.IS_CONFIG_PARAMETER]
+        taken = {parameter.name.replace("-", "_").lower() for parameter in flow_parameters} & LATER_OPTIONS
+        own = [option for option in self.original_params if option.name not in taken]
         help_option = self.get_help_option(ctx)
         return [
             *(_ParameterOption(parameter, self._shows_defaults) for parameter in flow_parameters),
-            *self.original_params,
+            *own,
             *([help_option] if help_option else []),
         ]
 

@@ -55,6 +55,33 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="KEY=VALUE",
                 help="Set a parameter of the flow. The same as --KEY VALUE. Can be given several times.",
             ),
+            click.option(
+                "--tag",
+                "tags",
+                multiple=True,
+                help="Annotate this run with the given Metaflow tag, too. Can be given several times.",
+            ),
+            click.option(
+                "--with",
+                "decospecs",
+                multiple=True,
+                help="Add a decorator that acts within the steps' own code, such as card, to all steps of this run. "
+                "Can be given several times.",
+            ),
+            click.option(
+                "--namespace",
+                "user_namespace",
+                default=None,
+                help="The Metaflow namespace of this run's steps. [default: that of the deployment]",
+            ),
+            click.option(
+                "--workflow-timeout",
+                type=int,
+                default=None,
+                metavar="SECONDS",
+                help="How long this run may take. When that is over, its steps are ended, and it fails. "
+                "[default: that of the deployment]",
+            ),
             definitions_file_option,
             click.option(
                 "--run-id-file", default=None, type=str, help="Write the ID of this run to the file specified."
@@ -132,6 +159,10 @@ class _Launch:
         ctx: Any,
         *,
         run_params: tuple[str, ...],
+        tags: tuple[str, ...],
+        decospecs: tuple[str, ...],
+        user_namespace: str | None,
+        workflow_timeout: int | None = None,
         definitions_file: str | None,
         run_id_file: str | None,
         wait: bool,
@@ -140,6 +171,7 @@ class _Launch:
         parameters_file: str | None,
     ):
         from metaflow_pipes.deployment.lookup import deployment_of
+        from metaflow_pipes.run_options import RunOptions
         from metaflow_pipes.runs.connect import connect
 
         self._ctx = ctx
@@ -149,6 +181,8 @@ class _Launch:
         self._url = url
         self._deployer_attribute_file = deployer_attribute_file
         self._parameters_file = parameters_file
+        self._options = RunOptions(tags, decospecs, user_namespace, workflow_timeout)
+        self._check_options()
         self.deployment = deployment_of(ctx, definitions_file=definitions_file)
         problem = self.deployment.staleness()
         if problem is not None:
@@ -156,6 +190,19 @@ class _Launch:
         if run_id_file is not None and not _is_writable(Path(os.path.abspath(run_id_file))):
             raise DagsterException(f"--run-id-file {run_id_file} can't be written. Is there such a folder?")
         self.service = connect(url)
+
+    def _check_options(self) -> None:
+        """Refuse options that no run can have.
+
+        Raises:
+            CompileError: Names the option, and says why.
+        """
+        from metaflow_pipes.compile.options import check_tags, check_workflow_timeout
+        from metaflow_pipes.compile.run_decorators import check_run_decospecs
+
+        check_tags(self._options.tags)
+        check_workflow_timeout(self._options.workflow_timeout_seconds)
+        check_run_decospecs(self._options.decospecs)
 
     def from_environment(self) -> dict[str, Any]:
         """The parameters that the environment sets, by their names."""
@@ -181,6 +228,7 @@ class _Launch:
         """
         from metaflow_pipes.runs.run_config import run_config
 
+        tags = {**tags, **self._options.dagster_tags(self.deployment.tags)}
         run = self.service.launch(self.deployment, run_config(self.deployment, values), tags, self._announce)
         if self._wait:
             _wait(self._ctx.obj, self.service, run, _steps(self.deployment))

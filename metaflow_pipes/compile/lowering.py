@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,20 +10,14 @@ from metaflow_pipes.compile.naming import definition_name, is_free_identifier, j
 from metaflow_pipes.compile.options import check_options, executor_of, translator_of
 from metaflow_pipes.compile.warnings import config_warnings, credential_warnings, decorator_warnings
 from metaflow_pipes.compile.wiring import wire
-from metaflow_pipes.names import FLOW_TAG
+from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG
+from metaflow_pipes.run_options import shown_tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from metaflow_pipes.compile.model import FlowModel, StepModel
     from metaflow_pipes.compile.wiring import Wiring
-
-
-# What Dagster allows in the key of a run tag.
-_NOT_IN_TAG_KEY = re.compile(r"[^A-Za-z0-9_.-]")
-MAX_TAG_KEY_LENGTH = 63
-# By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
-MAX_RUNTIME_TAG = "dagster/max_runtime"
 
 
 def lower(flow: FlowModel, options: JobOptions) -> JobModel:
@@ -117,17 +110,9 @@ def _below(steps: Mapping[str, StepModel], name: str) -> set[str]:
 
 
 def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
-    """The tags of each run: the flow, its limit, and the Metaflow tags, of which Dagster's have a key and a value.
-
-    `model:linear` becomes `metaflow.tag/model: linear`, and `nightly` becomes `metaflow.tag/nightly: true`.
-    """
-    tags: dict[str, list[str]] = {}
-    for tag in options.tags:
-        name, _, value = tag.partition(":")
-        key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
-        tags.setdefault(f"metaflow.tag/{key}", []).append(value or "true")
+    """The tags of each run: the flow, its limit, and the Metaflow tags."""
     limit = {} if options.workflow_timeout is None else {MAX_RUNTIME_TAG: str(options.workflow_timeout)}
-    return {FLOW_TAG: flow.name, **limit, **{key: ", ".join(values) for key, values in tags.items()}}
+    return {FLOW_TAG: flow.name, **limit, **shown_tags(options.tags)}
 
 
 def _op_tags(step: StepModel) -> dict[str, str]:

@@ -42,16 +42,25 @@ def check_options(options: JobOptions) -> None:
         CompileError: An option can't be used; names it and says what is allowed.
     """
     check_types({option: getattr(options, option) for option in _TYPES}, _TYPES)
-    _check_tags(options.tags)
+    check_tags(options.tags)
     _check_step_env(options.step_env)
     if options.max_workers is not None and options.max_workers < 1:
         raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
     if options.log_level.lower() not in LOG_LEVELS:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
-    if options.workflow_timeout is not None and options.workflow_timeout < 1:
+    check_workflow_timeout(options.workflow_timeout)
+
+
+def check_workflow_timeout(seconds: int | None) -> None:
+    """Check the time limit of a run.
+
+    Raises:
+        CompileError: No run could keep it.
+    """
+    if seconds is not None and seconds < 1:
         raise CompileError(
-            f"--workflow-timeout is {options.workflow_timeout}, but a run needs at least 1 second. Leave the option "
-            "out for runs without a limit."
+            f"--workflow-timeout is {seconds}, but a run needs at least 1 second. Leave the option out for runs "
+            "without a limit."
         )
 
 
@@ -183,7 +192,12 @@ def _check_step_env(step_env: Mapping[str, str | FromRunEnvironment]) -> None:
             raise CompileError(f"The step_env variable {name} has a value with a NUL character.")
 
 
-def _check_tags(tags: Sequence[str]) -> None:
+def check_tags(tags: Sequence[str]) -> None:
+    """Check Metaflow tags.
+
+    Raises:
+        CompileError: Metaflow does not take one of them.
+    """
     from metaflow.tagging_util import MetaflowTaggingError, validate_tags
 
     if isinstance(tags, str) or not isinstance(tags, Sequence):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import RUN_ID_TAG, USER_TAG
+from metaflow_pipes.names import MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
 from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
@@ -30,12 +30,14 @@ from metaflow_pipes.runtime.ids import (
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
+from metaflow_pipes.runtime.run_options import run_options_of
 from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
 from step_wrapper.wire import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from metaflow_pipes.run_options import RunOptions
     from metaflow_pipes.runtime.client.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.report import TaskReport
@@ -91,13 +93,14 @@ def run_task(
         dagster.Failure: The attempt failed; description, metadata and cause say why.
     """
     _check_flow_file(context, flow)
-    refuse_late_start(context, flow, step)
+    run_options = run_options_of(context, flow)
+    refuse_late_start(context, flow, step, run_options.workflow_timeout_seconds)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
-    _tag_run(context, flow, run_id, is_start=not inputs.paths)
+    _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
-    task = _Attempt(context, pipes, flow, step, options, inputs, run_id, iteration, number, resumption)
+    task = _Attempt(context, pipes, flow, step, options, run_options, inputs, run_id, iteration, number, resumption)
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code, _ = task.launch()
     if report is None:
@@ -106,7 +109,7 @@ def run_task(
         )
         report, exit_code, stderr = task.launch(ended_with=exit_code)
         report = report or no_report(task.pathspec, number, exit_code, stderr)
-    return _outcome(context, flow, report)
+    return _outcome(context, flow, run_options, report)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class _Attempt:
     flow: MetaflowFlow
     step: str
     options: StepOptions
+    run_options: RunOptions
     inputs: _Inputs
     run_id: str
     iteration: int | None
@@ -148,7 +152,9 @@ class _Attempt:
         """The arguments of Metaflow's `step` command."""
         paths = self.inputs.paths or [f"{self.run_id}/_parameters/{self._parameters_id}"]
         retries = self.options.user_code_retries
-        command = self.flow.step_command(self.step, self.run_id, self.task_id, paths, self.number, retries)
+        command = self.flow.step_command(
+            self.step, self.run_id, self.task_id, paths, self.number, retries, self.run_options
+        )
         origin = [] if self.resumption is None else [f"--clone-run-id={self.resumption.origin_run_id}"]
         return [*command, *self.inputs.arguments, *origin]
 
@@ -190,7 +196,7 @@ class _Attempt:
         given = None if resumption is None else resumption.overridden_parameters
         is_loop = self.iteration is not None
         # there is always time to report
-        is_limited = flow.workflow_timeout_seconds is not None and ended_with is None
+        limit_seconds = None if ended_with is not None else self.run_options.workflow_timeout_seconds
         return Request(
             flow=flow.name,
             run_id=self.run_id,
@@ -198,7 +204,9 @@ class _Attempt:
             task_id=self.task_id,
             attempt=self.number,
             command=self._command,
-            init=None if inputs.paths else flow.init_command(self.run_id, self._parameters_id, config, given),
+            init=None
+            if inputs.paths
+            else flow.init_command(self.run_id, self._parameters_id, config, self.run_options, given),
             configs=flow.configs,
             datastore=flow.datastore,
             datastore_root=flow.root,
@@ -213,8 +221,8 @@ class _Attempt:
             dagster_run_id=self.context.run_id,
             dagster_job_name=self.context.job_name,
             dagster_step_key=step_key(self.context),
-            run_limit_seconds=flow.workflow_timeout_seconds if is_limited else None,
-            run_seconds_left=run_seconds_left(self.context, flow) if is_limited else None,
+            run_limit_seconds=limit_seconds,
+            run_seconds_left=None if limit_seconds is None else run_seconds_left(self.context, limit_seconds),
         )
 
 
@@ -226,21 +234,23 @@ def _shortened(argument: str) -> str:
     return f"{option}=!{base64.b64encode(zlib.compress(zlib.compress(value.encode()))).decode()}"
 
 
-def _last_attempt(context: dg.OpExecutionContext, flow: MetaflowFlow) -> tuple[bool, str | None]:
+def _last_attempt(context: dg.OpExecutionContext, limit_seconds: int | None) -> tuple[bool, str | None]:
     """Whether an attempt that failed is the last one, and why, if that is the run's time limit."""
     policy = context.job_def.get_retry_policy_for_handle(context.op_handle)
     if policy is None:
         return False, None
     if context.retry_number >= policy.max_retries:
         return True, None
-    too_late = too_late_to_retry(context, flow, policy.delay or 0)
+    too_late = too_late_to_retry(context, limit_seconds, policy.delay or 0)
     return too_late is not None, too_late
 
 
-def _outcome(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> TaskReport:
+def _outcome(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, run_options: RunOptions, report: TaskReport
+) -> TaskReport:
     """Tell the event log how an attempt has ended, and raise if it failed."""
     if report.failure is not None:
-        is_last, because = _last_attempt(context, flow)
+        is_last, because = _last_attempt(context, run_options.workflow_timeout_seconds)
         left_out = _left_out(context, flow, report)
         raise dg.Failure(
             "\n".join(text for text in (report.failure.description, left_out, because) if text),
@@ -308,12 +318,17 @@ def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None
     context.log.warning(problem)
 
 
-def _tag_run(context: dg.OpExecutionContext, flow: MetaflowFlow, run_id: str, *, is_start: bool) -> None:
+def _tag_run(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, run_id: str, run_options: RunOptions, *, is_start: bool
+) -> None:
     """Let the Dagster run say which Metaflow run it is, and whose: a run can be found by its tags.
 
     The start step knows first. A re-execution may begin elsewhere, with the tags of the run that it goes on with.
     """
     if is_start or context.run.parent_run_id is not None:
         tags: dict[str, Any] = {RUN_ID_TAG: run_id, USER_TAG: flow.user_in(os.environ)}
+        if run_options.workflow_timeout_seconds is not None:
+            # the job's, where Dagster has not handed down that of the run that this one goes on with
+            tags[MAX_RUNTIME_TAG] = str(run_options.workflow_timeout_seconds)
         if any(context.run.tags.get(name) != value for name, value in tags.items()):
             context.instance.add_run_tags(context.run_id, tags)

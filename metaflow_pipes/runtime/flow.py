@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from metaflow_pipes.file_format import CompilerVersion
+    from metaflow_pipes.run_options import RunOptions
     from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
     from metaflow_pipes.runtime.parameters import MetaflowParameter
     from metaflow_pipes.runtime.steps import MetaflowStep
@@ -165,6 +166,7 @@ class MetaflowFlow:
         input_paths: Sequence[str],
         attempt: int,
         user_code_retries: int,
+        options: RunOptions,
     ) -> list[str]:
         """The arguments of Metaflow's `step` command for one attempt of a task.
 
@@ -175,20 +177,26 @@ class MetaflowFlow:
             input_paths: The tasks whose artifacts it takes, each `run_id/step/task_id`.
             attempt: The attempt, from 0.
             user_code_retries: How many retries run the user's code; in a later attempt `@catch` takes over.
+            options: The options that hold for the run.
         """
         return [
-            *self._top_level(),
+            *self._top_level(options.decospecs),
             "step",
             step,
-            *self._task(run_id, task_id),
+            *_task(run_id, task_id, options.tags),
             f"--input-paths={','.join(input_paths)}",
             f"--retry-count={attempt}",
             f"--max-user-code-retries={user_code_retries}",
-            *([] if self.namespace is None else [f"--namespace={self.namespace}"]),
+            *([] if options.namespace is None else [f"--namespace={options.namespace}"]),
         ]
 
     def init_command(
-        self, run_id: str, task_id: str, parameters: Mapping[str, Any], given: Collection[str] | None = None
+        self,
+        run_id: str,
+        task_id: str,
+        parameters: Mapping[str, Any],
+        options: RunOptions,
+        given: Collection[str] | None = None,
     ) -> list[str]:
         """The arguments of Metaflow's `init` command, without those before it: it stores a run's parameters.
 
@@ -196,6 +204,7 @@ class MetaflowFlow:
             run_id: The Metaflow run.
             task_id: The id of the `_parameters` task.
             parameters: The start op's run config.
+            options: The options that hold for the run.
             given: The names of the parameters whose values it gives; None is all of them.
         """
         arguments = [
@@ -204,7 +213,7 @@ class MetaflowFlow:
             if given is None or parameter.name in given
             for argument in parameter.arguments(parameters.get(parameter.name))
         ]
-        return [*self._task(run_id, task_id), *arguments]
+        return [*_task(run_id, task_id, options.tags), *arguments]
 
     def logs_command(self, task: str) -> str:
         """The shell command that shows the logs of a task, `run_id/step/task_id`, in the folder of the steps."""
@@ -228,18 +237,21 @@ class MetaflowFlow:
         origin = f"--origin-run-id={run_id}"
         return shlex.join(["python", file, "dagster", "resume", origin, f"--definitions-file={definitions}"])
 
-    def _top_level(self) -> list[str]:
+    def _top_level(self, decospecs: Sequence[str]) -> list[str]:
         return [
             str(self.path),
             "--quiet",
             "--no-pylint",
+            # as `--with` behind `run`, those of the run rank above those of the deployment
+            *(f"--with={spec}" for spec in decospecs),
             *self.top_level_args,
             f"--datastore-root={self.root}",
             "--with=dagster_internal",
         ]
 
-    def _task(self, run_id: str, task_id: str) -> list[str]:
-        return [f"--run-id={run_id}", f"--task-id={task_id}", *(f"--tag={tag}" for tag in self.tags)]
+
+def _task(run_id: str, task_id: str, tags: Sequence[str]) -> list[str]:
+    return [f"--run-id={run_id}", f"--task-id={task_id}", *(f"--tag={tag}" for tag in tags)]
 
 
 def _named_users(run_environment: Mapping[str, str]) -> list[str]:

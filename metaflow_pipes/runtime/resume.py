@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, RESUME_RETRY_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.run_options import names_in
 from metaflow_pipes.runtime.ids import continued_runs
 from step_wrapper.wire import Resumption
 
@@ -35,7 +35,7 @@ def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumpt
     return Resumption(
         origin_run_id=origin_run_id,
         steps_to_clone=[step.name for step in flow.steps if step.name not in rerun],
-        overridden_parameters=overridden_parameters(flow, tags.get(OVERRIDDEN_PARAMETERS_TAG, "").strip() or "[]"),
+        overridden_parameters=overridden_parameters(flow, tags.get(OVERRIDDEN_PARAMETERS_TAG, "")),
         may_clone=not _repeats_steps(context),
     )
 
@@ -71,22 +71,17 @@ def overridden_parameters(flow: MetaflowFlow, text: str) -> list[str]:
 
     Args:
         flow: The flow.
-        text: A JSON list of their names.
+        text: A JSON list of their names, or nothing for none.
 
     Raises:
         dagster.Failure: It is no such list, or the flow has no such parameter.
     """
     try:
-        names = json.loads(text)
-    except ValueError:
-        names = None
-    if not isinstance(names, list):
-        raise dg.Failure(
-            f'The tag {OVERRIDDEN_PARAMETERS_TAG} is a JSON list of names, such as ["alpha"], and not {text!r}.',
-            allow_retries=False,
-        )
+        names = names_in(OVERRIDDEN_PARAMETERS_TAG, text)
+    except ValueError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
     known = [parameter.name for parameter in flow.parameters]
-    unknown = [str(name) for name in names if name not in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise dg.Failure(
             f"The tag {OVERRIDDEN_PARAMETERS_TAG} names {', '.join(unknown)}, which flow {flow.name} does not have. "

@@ -12,6 +12,7 @@ from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
 from metaflow_pipes.runtime.report import iterations_table
+from metaflow_pipes.runtime.run_options import run_options_of
 from metaflow_pipes.runtime.time_limit import too_late_to_retry
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _iteration(
         except dg.Failure as failure:
             if attempt == retries.max_retries or not failure.allow_retries:
                 raise
-            too_late = too_late_to_retry(context, flow, delay_seconds)
+            limit_seconds = run_options_of(context, flow).workflow_timeout_seconds
+            too_late = too_late_to_retry(context, limit_seconds, delay_seconds)
             if too_late is not None:
                 context.log.warning(too_late)
                 raise

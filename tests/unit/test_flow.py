@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metaflow_pipes.run_options import RunOptions
 from metaflow_pipes.runtime import MetaflowFlow, MetaflowParameter
 
 
@@ -53,8 +54,10 @@ def test_environment_leads_to_the_datastore(flow, tmp_path):
 
 
 def test_step_command_is_metaflows(flow, tmp_path):
-    command = flow.step_command("train", "dagster-1", "train", ["dagster-1/start/start"], 2, 3)
+    options = RunOptions(tags=("a", "b c"), decospecs=("card",), namespace="user:bob")
+    command = flow.step_command("train", "dagster-1", "train", ["dagster-1/start/start"], 2, 3, options)
     assert command[0] == str(tmp_path / "flow.py")
+    assert "--with=card" in command[: command.index("step")]
     assert command[command.index("step") :] == [
         "step",
         "train",
@@ -65,11 +68,12 @@ def test_step_command_is_metaflows(flow, tmp_path):
         "--input-paths=dagster-1/start/start",
         "--retry-count=2",
         "--max-user-code-retries=3",
+        "--namespace=user:bob",
     ]
 
 
 def test_init_command_has_the_parameters(flow):
-    assert flow.init_command("dagster-1", "parameters", {"alpha": 0.25})[-1] == "--alpha=0.25"
+    assert flow.init_command("dagster-1", "parameters", {"alpha": 0.25}, RunOptions())[-1] == "--alpha=0.25"
 
 
 def test_steps_run_beside_the_flow_if_the_folder_of_the_compiler_is_gone(flow, tmp_path):

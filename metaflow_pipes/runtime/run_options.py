@@ -1,0 +1,49 @@
+"""Options of the run that an op is of: those that it was launched with, and else those of the deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from metaflow_pipes.run_options import OPTION_TAGS, RunOptions
+
+if TYPE_CHECKING:
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+
+
+def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOptions:
+    """The options that hold for an op's run.
+
+    Args:
+        context: The op's context.
+        flow: The flow, with the options of its deployment.
+
+    Raises:
+        dagster.Failure: A tag of the run is no value of its option.
+    """
+    try:
+        own = RunOptions.of(_option_tags(context))
+    except ValueError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    limit = own.workflow_timeout_seconds
+    return RunOptions(
+        tags=tuple(dict.fromkeys([*flow.tags, *own.tags])),
+        decospecs=own.decospecs,
+        namespace=flow.namespace if own.namespace is None else own.namespace,
+        workflow_timeout_seconds=flow.workflow_timeout_seconds if limit is None else limit,
+    )
+
+
+def _option_tags(context: dg.OpExecutionContext) -> dict[str, str]:
+    """Those tags of an op's run that hold options.
+
+    Dagster's Python API does not hand tags down to re-executions: one that lacks an option has that of the run that it
+    re-executes.
+    """
+    run: dg.DagsterRun | None = context.run
+    found: dict[str, str] = {}
+    while run is not None:
+        found = {**{tag: value for tag, value in run.tags.items() if tag in OPTION_TAGS}, **found}
+        run = None if run.parent_run_id is None else context.instance.get_run_by_id(run.parent_run_id)
+    return found
