@@ -27,8 +27,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This package of another version, in a folder of its own."""
     folder = tmp_path_factory.mktemp("sources")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("README.md", "LICENSE"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("README.md", "LICENSE", "setup.cfg"):
         shutil.copy(ROOT / file, folder)
     lines = (ROOT / "pyproject.toml").read_text().splitlines(keepends=True)
     changed = ['version = "98.7.6"\n' if line.startswith("version = ") else line for line in lines]
@@ -60,7 +60,7 @@ def _compiled(python: Path, project: Project) -> str:
 
 def _files(folder: Path) -> set[str]:
     files = {path.relative_to(folder) for package in PACKAGES for path in (folder / package).rglob("*.*")}
-    return {str(path) for path in files if "__pycache__" not in path.parts}
+    return {str(path) for path in files if not any("__pycache__" in part or ".egg-info" in part for part in path.parts)}
 
 
 def test_wheel_from_sdist_has_all_files_and_no_others(sources, installed, project, tmp_path):
