@@ -32,7 +32,8 @@ RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 # By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
 MAX_RUNTIME_TAG = "dagster/max_runtime"
-# The tag by which Dagster marks a re-execution from failure.
+# The tags by which Dagster marks a re-execution, which names the run that it re-executes, and one from failure.
+PARENT_RUN_ID_TAG = "dagster/parent_run_id"
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
 
 # The metadata of a foreach step's output that says how many items it has.

@@ -275,6 +275,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
     progress.take(service.events(found.dagster_run_id, None)[0])
     if found.is_over:
         progress.finish()
+        found = progress.outcome_of(found)
     console = _console()
     lines = [
         ("Status", found.status.value),
@@ -393,7 +394,7 @@ def _steps_of_run(obj: Any, run: RunRecord) -> dict[str, str | None]:
     deployment = deployment_of_job(run.job_name, obj.flow.name)
     if deployment is not None:
         return _steps(deployment)
-    return dict.fromkeys(op_names([node.name for node in obj.graph], taken={run.job_name}).values())
+    return dict.fromkeys(op_names(obj.graph.sorted_nodes, taken={run.job_name}).values())
 
 
 def _from_here(path: Path) -> Path:

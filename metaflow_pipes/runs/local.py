@@ -154,7 +154,7 @@ class LocalInstance:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
             raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}") from None
         try:
-            begin = self._start_worker(run)
+            begin = self._start_worker(run, deployment.op_names[deployment.steps[-1]])
             on_created(_record(run))
             begin()
         except BaseException as error:
@@ -165,7 +165,7 @@ class LocalInstance:
             raise
         return _record(run)
 
-    def _start_worker(self, run: dg.DagsterRun) -> Callable[[], None]:
+    def _start_worker(self, run: dg.DagsterRun, end_op: str) -> Callable[[], None]:
         """Start the background processes of a run, and return what lets them begin with it.
 
         Raises:
@@ -179,7 +179,7 @@ class LocalInstance:
         log_file.parent.mkdir(exist_ok=True)
         with log_file.open("ab") as log:
             watcher = subprocess.Popen(
-                [sys.executable, "-m", run_worker.__name__, run.run_id, str(log_file), *command],
+                [sys.executable, "-m", run_worker.__name__, run.run_id, end_op, str(log_file), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

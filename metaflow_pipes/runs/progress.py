@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rich.live import Live
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.runs.service import RUN_EVENTS
+from metaflow_pipes.runs.service import RUN_EVENTS, RunStatus, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +66,8 @@ class Progress:
     """Follows the events of a run.
 
     Args:
-        steps: The ops of the flow's steps, each with the op of the foreach whose items it takes all of, or None.
+        steps: The ops of the flow's steps, each with the op of the foreach whose items it takes all of, or None. The
+            last one is that of the flow's last step.
         console: Where to print what happens; None to print nothing.
     """
 
@@ -106,6 +107,14 @@ class Progress:
                 step.move(key, "failed")
             if not step.failed:
                 step.total = len(step.done) if step.total is None else step.total
+
+    def outcome_of(self, run: RunRecord) -> RunRecord:
+        """A run that has ended, as the flow's own: one whose last step never ran has failed, whatever Dagster says."""
+        end = list(self._foreach_of)[-1]
+        if run.status is not RunStatus.SUCCEEDED or run.is_reexecution or self._steps.get(end, _Step()).done:
+            return run
+        self.failures.append(("run", left_out(end)))
+        return replace(run, status=RunStatus.FAILED)
 
     def _take_error(self, event: StepEvent) -> None:
         """Take what goes wrong with the run itself; the reason of its failure, if that is not a step's."""
@@ -197,7 +206,7 @@ def watch(
                     raise DeploymentError(f"Run {run.metaflow_run_id} is no longer there: {service} has deleted it.")
                 if current.is_over:
                     progress.finish()
-                    return current, progress.failures
+                    return progress.outcome_of(current), progress.failures
             time.sleep(_POLL_SECONDS)
 
 

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import FLOW_TAG, RESUME_RETRY_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.names import FLOW_TAG, PARENT_RUN_ID_TAG, RESUME_RETRY_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
 from metaflow_pipes.runs.host_processes import RunWorker
 
 if TYPE_CHECKING:
@@ -133,6 +133,11 @@ class RunRecord:
         return self.tags.get(RUN_ID_TAG, own) if continues else own
 
     @property
+    def is_reexecution(self) -> bool:
+        """Whether it re-executes another run, of which it may be asked for some steps only."""
+        return PARENT_RUN_ID_TAG in self.tags
+
+    @property
     def duration_seconds(self) -> float | None:
         """How long it ran, or has been running; None if it has not started."""
         if self.started_at is None:
@@ -238,6 +243,17 @@ def reason_of(message: str) -> str:
     if INTERRUPTION in message:
         return "was ended with the run"
     return message.strip()
+
+
+def left_out(op: str) -> str:
+    """Why a run that Dagster calls a success is none: the op of the flow's last step never ran.
+
+    An executor that plans all steps before a run leaves out those that come of a foreach, and reports a success.
+    """
+    return (
+        f"Dagster calls the run a success, but the flow's last step, {op}, never ran: the job's executor has left "
+        "steps out. Compile the flow with --executor threads or multiprocess."
+    )
 
 
 def metaflow_run_id(dagster_run_id: str) -> str:

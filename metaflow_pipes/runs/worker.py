@@ -1,10 +1,10 @@
 """A background process that runs a command which executes a Dagster run, and watches over it.
 
-    python -m metaflow_pipes.runs.worker RUN_ID LOG COMMAND...
+    python -m metaflow_pipes.runs.worker RUN_ID END_OP LOG COMMAND...
 
 It prints the number of the process of that command, which begins when this process reads a line: then the run says by
-which processes it is executed. It reports a run as failed whose process has died, and ends the process of a run that
-was canceled from elsewhere, such as the Dagster UI. `DAGSTER_HOME` names the instance.
+which processes it is executed. It reports a run as failed whose process has died or whose last step never ran, and ends
+the process of a run that was canceled from elsewhere, such as the Dagster UI. `DAGSTER_HOME` names the instance.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
+from metaflow_pipes.runs.service import left_out
 from metaflow_pipes.runs.worker_log import ending_of
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _POLL_SECONDS = 1.0
 # Waits for the line, which does not come if the launch fails, and becomes the command without changing its number.
 _WHEN_TOLD = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "run-worker"]
 
 
-def main(run_id: str, log: str, command: list[str]) -> int:
+def main(run_id: str, end_op: str, log: str, command: list[str]) -> int:
     """Run the command to its end, and return its exit code.
 
     Args:
         run_id: The Dagster run that it executes.
+        end_op: The op of the flow's last step.
         log: The path of the file that stderr goes to.
         command: The command.
     """
@@ -57,7 +63,13 @@ def main(run_id: str, log: str, command: list[str]) -> int:
                 instance.report_run_canceled(run)
             else:
                 instance.report_run_failed(run, _reason(process.returncode, log))
+        elif run is not None and run.is_success and not _has_run(instance, run_id, end_op):
+            instance.report_run_failed(run, left_out(end_op))
     return process.returncode
+
+
+def _has_run(instance: dg.DagsterInstance, run_id: str, op: str) -> bool:
+    return any(stats.end_time is not None for stats in instance.get_run_step_stats(run_id, [op]))
 
 
 def _reason(exit_code: int, log: str) -> str:
@@ -72,4 +84,4 @@ def _pass_on(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    sys.exit(main(*sys.argv[1:4], command=sys.argv[4:]))

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
+from dagster_dev import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support import Project
 
 # A stand-in for the executor of dagster-dask, by which the compiler knows it: its package.
@@ -41,6 +45,49 @@ def test_executor_that_would_skip_the_items_of_a_foreach_is_refused(flows, execu
     assert "threads, multiprocess" in shown
     assert not (flows.folder / "defs.py").exists()
     flows.compile("one_step.py", "--executor", f"dagster_dask:{executor}")
+
+
+LEAVES_OUT = """
+import dagster as dg
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+
+
+class LeavesOut(InProcessExecutor):
+    def execute(self, plan_context, execution_plan):
+        for event in super().execute(plan_context, execution_plan):
+            yield event
+            if event.is_step_success:
+                return
+
+
+@dg.executor(name="leaves_out", requirements=[])
+def leaves_out(init_context):
+    return LeavesOut(RetryMode.DISABLED)
+"""
+
+
+def test_success_without_the_last_step_is_none(flows, tmp_path):
+    flows.write("planner.py", LEAVES_OUT)
+    flows.compile("foreach.py", "--executor", "planner:leaves_out", to="foreachflow_dagster.py")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    waited = flows.metaflow("foreach.py", "dagster", "trigger", "--wait", check=False, DAGSTER_HOME=str(home))
+    assert waited.returncode == 1
+    assert "the flow's last step, end, never ran" in " ".join(waited.stdout.split())
+    wait_until(lambda: run_of(home).status is dg.DagsterRunStatus.FAILURE, "the run to be reported as failed")
+    shown = flows.metaflow("foreach.py", "dagster", "status", run_of(home).run_id, DAGSTER_HOME=str(home)).stdout
+    assert "FAILED" in shown
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        entries = instance.all_logs(run_of(home).run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert ["the flow's last step, end, never ran" in entry.message for entry in entries] == [True]
+
+
+def run_of(home: Path) -> dg.DagsterRun:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        (run,) = instance.get_runs()
+        return run
 
 
 def test_foreach_fails_under_an_executor_of_python_that_would_skip_its_items(flows):
