@@ -128,7 +128,7 @@ class LogSaver:
 
             save_logs(open_datastore(self._launch), self._launch, self._folder, self._saved_sizes)
             code = 0
-        except BaseException:
+        except BaseException:  # there is nobody above who would say it; SystemExit is the end by SIGTERM
             traceback.print_exc()
         finally:
             os._exit(code)

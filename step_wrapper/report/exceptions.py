@@ -62,7 +62,7 @@ def _message(error: BaseException) -> str:
     try:
         text = str(error).partition(TIMEOUT_STACK)[0]
         return "\n".join([text, *map(str, getattr(error, "__notes__", ()))])
-    except Exception as broken:
+    except Exception as broken:  # of the user's own `__str__`
         return f"<its message can't be shown: {type(broken).__name__}>"
 
 

@@ -226,7 +226,7 @@ def _load(stored: Any, names: list[str]) -> dict[str, Any]:
     """The values of artifacts, without those that can't be loaded here."""
     try:
         return dict(stored.load_artifacts(names))  # all at once: a remote datastore takes a request for each else
-    except Exception:
+    except Exception:  # unpickling runs code of the user's, which may raise anything
         return {} if len(names) < 2 else {key: value for name in names for key, value in _load(stored, [name]).items()}
 
 

@@ -161,7 +161,7 @@ def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
     try:
         metadata = task_metadata(facts)
         context.report_asset_materialization(metadata, data_version(facts.stored), facts.launch.asset_key)
-    except Exception as error:
+    except Exception as error:  # of any kind: it shows values of the user's own types
         print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
 
 
@@ -240,7 +240,7 @@ def _store_ending(datastore: FlowDataStore, launch: Launch, outcome: Outcome, fo
         _add_last_line(log_path(folder, "stderr"), outcome)
         save_logs(datastore, launch, folder)
         task.save_metadata({"runtime": runtime})
-    except Exception as error:
+    except Exception as error:  # of any kind: storages raise their own
         print(f"metaflow-pipes: the logs of the step could not be stored: {error!r}", file=sys.stderr)
 
 

@@ -135,7 +135,7 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
     except CannotResumeError as error:
         report_refusal(launch, context, str(error), allow_retries=False)
         return False
-    except Exception as error:
+    except Exception as error:  # of any kind: storages and metadata providers raise their own
         traceback.print_exc()
         reason = f"could not use what run {resumption.origin_run_id} has stored: {described(error)}"
         report_refusal(launch, context, reason, allow_retries=True)

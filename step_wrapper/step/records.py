@@ -52,13 +52,16 @@ class _Forwarder:
         if self._count > MAX_RECORDS:
             return
         try:
-            self._log.log(_standard_level(record.levelno), _text(record))
+            text = _text(record)
+        except Exception:  # the record's own arguments and exception, which may raise anything when they are shown
+            return  # as elsewhere in `logging`, the handlers of the step's code say so
+        try:
+            self._log.log(_standard_level(record.levelno), text)
             if self._count == MAX_RECORDS:
                 self._log.warning(
                     f"The step has logged {MAX_RECORDS} records: what follows is in its stderr and its own logs alone."
                 )
-        except Exception:
-            # logging must not fail: the record still goes to the handlers of the step's code
+        except (OSError, ValueError):  # the channel is full, or the step's code has closed it: logging must not fail
             self._count = MAX_RECORDS
 
 

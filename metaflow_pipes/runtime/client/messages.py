@@ -155,7 +155,7 @@ def _handle(line: bytes, handler: PipesMessageHandler) -> None:
         if len(line) > MAX_MESSAGE_BYTES:
             raise ValueError(f"it is longer than {MAX_MESSAGE_BYTES} bytes")
         handler.handle_message(json.loads(line))
-    except Exception as error:
+    except Exception as error:  # of any kind: the message may be whatever the step's code has written
         text = f"A message that the step sent to Dagster can't be used: {type(error).__name__}: {error}"
         warning: Any = {"method": "log", "params": {"message": text[:MAX_WARNING_CHARACTERS], "level": "warning"}}
         handler.handle_message(warning)

@@ -296,7 +296,7 @@ class _Steps:
                     self._tell(step, event)
                 for event in _trigger_hook(context, events):
                     self._tell(step, event)
-        except BaseException as raised:
+        except BaseException as raised:  # the executor's own thread raises it, or reports it as the op's failure
             error = raised
         self._news.put(_News(step, error=error, is_end=True))
 
