@@ -143,7 +143,7 @@ def profile_op() -> dict[str, float]:
             begins[key] = entry.timestamp
         elif event is not None and event.event_type == dg.DagsterEventType.STEP_SUCCESS:
             ends[key] = entry.timestamp
-        elif entry.user_message.endswith(" starts."):
+        elif entry.user_message.partition("\n")[0].endswith(" starts."):
             launches[key] = entry.timestamp
         elif " finished after " in entry.user_message:
             reports[key] = entry.timestamp

@@ -96,8 +96,7 @@ class Project:
     def native_run(self, flow: str, *arguments: str, **env: str) -> metaflow.Run:
         """The same flow by Metaflow's own runner."""
         run_id_file = self.folder / "run_id"
-        # it starts the workers of `num_parallel` with the PATH's `python`
-        env = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), **env}
+        env = {"PATH": path_with_python(), **env}
         self.metaflow(flow, "--no-pylint", "run", "--run-id-file", str(run_id_file), *arguments, **env)
         flow_name = next(
             line.split("(")[0][6:] for line in (self.folder / flow).read_text().splitlines() if "(FlowSpec)" in line
@@ -113,6 +112,11 @@ class Project:
         """The Metaflow run of a Dagster run."""
         flow = result.job_def.tags["metaflow/flow"]
         return self.metaflow_run(flow, f"dagster-{result.run_id}")
+
+
+def path_with_python() -> str:
+    """A PATH with this Python, by which Metaflow's own runner starts the workers of `num_parallel`."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 def load(definitions: Path) -> ModuleType:

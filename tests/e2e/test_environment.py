@@ -6,7 +6,7 @@ import os
 
 import dagster as dg
 import pytest
-from support import Project, execute, failure_description, failures, job_of, load
+from support import Project, execute, failure_description, failures, job_of, load, path_with_python
 
 from metaflow_pipes import CompileError, DagsterCompiler
 
@@ -15,6 +15,7 @@ OF_THE_RUNNER = {
     "DAGSTER_PIPES_CONTEXT",
     "DAGSTER_PIPES_MESSAGES",
     "METAFLOW_RUN_ID",
+    "METAFLOW_RUNTIME_NAME",
     "METAFLOW_DATASTORE_SYSROOT_LOCAL",
     "METAFLOW_DATATOOLS_LOCALROOT",
     "METAFLOW_PRODUCTION_TOKEN",
@@ -33,6 +34,8 @@ def _seen(run, step):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same flow by Dagster and by Metaflow, with variables from everywhere."""
+    before_path = os.environ["PATH"]
+    os.environ["PATH"] = path_with_python()
     flows = Project.of(tmp_path_factory.mktemp("environments") / "project", "environments.py")
     os.environ["FROM_RUN"] = os.environ["FROM_STEP_ENV"] = os.environ["ONLY_RUN"] = "from the run"
     before = dict(os.environ)
@@ -41,8 +44,9 @@ def runs(tmp_path_factory):
         result = flows.run("environments.py", None, *step_env)
         assert result.success
         assert dict(os.environ) == before, "the Dagster process's environment must not change"
-        native = flows.native_run("environments.py")
+        native = flows.native_run("environments.py", PATH=os.environ["PATH"])
     finally:
+        os.environ["PATH"] = before_path
         for name in ("FROM_RUN", "FROM_STEP_ENV", "ONLY_RUN"):
             del os.environ[name]
     return flows.run_of(result), native, flows

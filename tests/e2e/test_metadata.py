@@ -181,11 +181,10 @@ def test_metadata_that_cannot_be_made_leaves_the_outcome(project):
     # a step that breaks what the metadata is made with, after Metaflow has stored the task
     flows.write(
         "flow.py",
-        "import atexit, sys\nfrom metaflow import FlowSpec, step\n\nclass BreakingFlow(FlowSpec):\n"
-        "    @step\n    def only(self):\n        self.x = 1\n"
-        "        atexit.register(lambda: sys.modules.update({'step_wrapper.report.metadata': broken}))\n\n"
-        "class Broken:\n    TaskFacts = dict\n    def data_version(self, stored): raise RuntimeError('broken')\n"
-        "    def task_metadata(self, facts): raise RuntimeError('broken')\n\nbroken = Broken()\n\n"
+        "import atexit\nfrom metaflow import FlowSpec, step\n\nclass BreakingFlow(FlowSpec):\n"
+        "    @step\n    def only(self):\n        self.x = 1\n        atexit.register(make_it_break)\n\n"
+        "def broken(facts):\n    raise RuntimeError('broken')\n\n"
+        "def make_it_break():\n    from step_wrapper.report import metadata\n    metadata.task_metadata = broken\n\n"
         "if __name__ == '__main__':\n    BreakingFlow()\n",
     )
     result = flows.run("flow.py")

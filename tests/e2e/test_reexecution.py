@@ -182,7 +182,7 @@ def test_reexecution_of_as_many_items_as_there_are_ops_goes_on_with_the_metaflow
         assert len(selected) >= len(job.get_definition().nodes)
         event = instance.get_latest_materialization_event(dg.AssetKey(["TurnsFlow", "turn"]))
     # the iterations before the ones that failed are not repeated
-    assert notes.read_text().split() == ["1-2", "1-3", "2-2", "2-3"]
+    assert sorted(notes.read_text().split()) == ["1-2", "1-3", "2-2", "2-3"]
     assert event.asset_materialization.metadata["items"].value == 3
     run = flows.metaflow_run("TurnsFlow", f"dagster-{first.run_id}")
     assert run.successful

@@ -15,6 +15,7 @@ from support import (
     job_of,
     materialization,
     output_metadata,
+    path_with_python,
     persistent,
     values_of,
 )
@@ -49,9 +50,8 @@ class Resumed:
     @cache  # noqa: B019
     def native(self, origin: str, *step: str) -> dict[Any, Any]:
         """The tasks of Metaflow's own `resume`."""
-        self.project.metaflow(
-            "resumed.py", "--no-pylint", "resume", "--origin-run-id", origin, "--run-id-file", "resumed_id", *step
-        )
+        command = ("--no-pylint", "resume", "--origin-run-id", origin, "--run-id-file", "resumed_id", *step)
+        self.project.metaflow("resumed.py", *command, PATH=path_with_python())
         return tasks_of(self.run((self.project.folder / "resumed_id").read_text()))
 
     def resume(self, origin: str, **tags: str) -> dg.ExecuteInProcessResult:
@@ -71,7 +71,8 @@ def resumed(tmp_path_factory):
 def native_origin(project: Project, flow: str, *arguments: str) -> str:
     """The id of a run by Metaflow's own runner, which may fail."""
     file = project.folder / "origin_id"
-    project.metaflow(flow, "--no-pylint", "run", "--run-id-file", str(file), *arguments, check=False)
+    command = ("--no-pylint", "run", "--run-id-file", str(file), *arguments)
+    project.metaflow(flow, *command, check=False, PATH=path_with_python())
     return file.read_text()
 
 

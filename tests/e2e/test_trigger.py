@@ -388,8 +388,11 @@ def test_printed_commands_for_logs_find_a_run_in_a_datastore_of_its_own(project,
     (printed,) = (line.split("Logs:")[1].strip() for line in finished.stdout.splitlines() if "Logs:" in line)
     (failed,) = failures(execute(job_of(definitions), {"number": -1}), "start")
     of_the_failure = failed.event_specific_data.user_failure_data.metadata["logs"].value.strip("`")
+    activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in (printed.replace("/STEP", "/start"), of_the_failure):
-        shown = subprocess.run(command, shell=True, cwd=flows.folder, capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            command, shell=True, cwd=flows.folder, env=activated, capture_output=True, text=True, check=False
+        )
         assert "Traceback" in shown.stdout, command
 
 

@@ -71,7 +71,7 @@ def test_failed_step_shows_the_users_exception(page: Page, failed_run: str, pict
     picture("failure")
 
     page.get_by_role("row", name="traceback").first.get_by_text("Show Markdown").click()
-    dialog = page.get_by_role("dialog")
+    dialog = page.locator("[role=dialog][aria-modal=true]")  # a popover that has been closed is a dialog, too
     expect(dialog).to_contain_text(re.compile(r'File ".*/train_flow.py", line \d+, in fit_linear'))
     expect(dialog).to_contain_text('raise ValueError(f"the learning rate must be positive, not {learning_rate}")')
     expect(dialog).to_contain_text("ValueError: the learning rate must be positive, not -0.1")
@@ -83,7 +83,7 @@ def test_retry_says_why(page: Page, failed_run: str) -> None:
     reason = "(attempt 0) failed: ConnectionError: the data server did not answer (a simulated failure)"
     expect(page.get_by_text(reason).first).to_be_visible()
     page.get_by_role("button", name="View full message").first.click()
-    dialog = page.get_by_role("dialog")
+    dialog = page.locator("[role=dialog][aria-modal=true]")  # a popover that has been closed is a dialog, too
     expect(dialog).to_contain_text(reason)
     expect(dialog).to_contain_text(re.compile(r'File ".*/train_flow.py", line \d+, in fit_quadratic'))
 
