@@ -1,4 +1,4 @@
-"""Where a definitions file finds its flow, and whether it still fits it. Needs neither Dagster nor Metaflow."""
+"""The places that a definitions file names, and whether its flow has changed. Needs neither Dagster nor Metaflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def beside(definitions_file: str | os.PathLike[str], path: str) -> Path:
 
 
 def run_folder(definitions_file: str | os.PathLike[str], working_directory: str, flow_file: Path) -> Path:
-    """Where the steps run: where the flow was compiled; the flow file's folder if that is gone."""
+    """The folder where the steps run: that in which the flow was compiled; the flow file's folder if that is gone."""
     folder = beside(definitions_file, working_directory)
     return folder if folder.is_dir() else flow_file.parent
 

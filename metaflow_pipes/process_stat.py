@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ProcessStat(NamedTuple):
-    """What is known of a process.
+    """The kernel's figures of a process.
 
     Attributes:
         state: One letter; `Z` of a process that has ended, and has not been waited for.
@@ -25,7 +25,7 @@ class ProcessStat(NamedTuple):
 
 
 def process_stat(pid: int | str) -> ProcessStat | None:
-    """What is known of a process; None if there is none, or no `/proc`."""
+    """The kernel's figures of a process; None if there is none, or no `/proc`."""
     try:
         text = Path("/proc", str(pid), "stat").read_bytes()
     except OSError:

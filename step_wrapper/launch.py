@@ -1,4 +1,4 @@
-"""What the op asks for, as the step's side reads it: one attempt of one Metaflow task."""
+"""The request of an op, as the step's side reads it: one attempt of one Metaflow task."""
 
 from __future__ import annotations
 

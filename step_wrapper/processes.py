@@ -112,7 +112,7 @@ def send(pids: list[int], number: int) -> None:
 
 
 class Ended(NamedTuple):
-    """What became of processes that were to end.
+    """The fate of processes that were to end.
 
     Attributes:
         total: How many did not end by themselves.

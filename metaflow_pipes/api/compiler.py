@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CompileWarning(UserWarning):
-    """What a user should know before a definitions file is used: a credential in it, a decorator without effect."""
+    """A warning about a definitions file: a credential in it, or a decorator without effect."""
 
 
 class DagsterCompiler:

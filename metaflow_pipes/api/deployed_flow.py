@@ -1,4 +1,4 @@
-"""What Metaflow's Deployer API gives for Dagster: a deployed flow, and the runs that it is triggered for."""
+"""Deployed flows and triggered runs of Metaflow's Deployer API, for Dagster."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class DagsterDeployedFlow(DeployedFlow):
 
     @property
     def id(self) -> str:
-        """What `DeployedFlow.from_deployment` finds the flow by, from any process: the path of its definitions file."""
+        """The id for `DeployedFlow.from_deployment`, in any process: the path of its definitions file."""
         return self.definitions_file
 
     @property

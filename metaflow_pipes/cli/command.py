@@ -1,4 +1,4 @@
-"""What the commands of `python flow.py dagster` have in common: errors, and the flow's parameters as options."""
+"""The base of the commands of `python flow.py dagster`: errors, and the flow's parameters as options."""
 
 from __future__ import annotations
 

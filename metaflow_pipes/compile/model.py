@@ -148,7 +148,7 @@ class FromRunEnvironment:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What the user asks of the compiler, beside the flow.
+    """The user's options of the compiler, beside the flow.
 
     Attributes:
         name: The job's name, or None for the flow's.

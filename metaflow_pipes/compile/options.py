@@ -146,7 +146,7 @@ def translator_of(options: JobOptions) -> ImportModel | None:
 
 
 def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
-    """What stands at an import path, and how the generated file gets at it.
+    """The object at an import path, and how the generated file imports it.
 
     Modules are looked for where Dagster will find them when it loads the file: in the working directory, too.
     """

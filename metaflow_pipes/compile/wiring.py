@@ -46,7 +46,7 @@ class _Segment:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What `wire` finds out.
+    """The result of `wire`.
 
     Attributes:
         inputs: The inputs of each step's op.
@@ -122,7 +122,7 @@ class _Wiring:
             self._routes[step.name] = self._helper(step, "route", switched, outputs=self._outputs[step.name])
 
     def result(self) -> Wiring:
-        """What has been found out."""
+        """The wiring so far."""
         return Wiring(
             inputs=self._inputs,
             list_steps=frozenset(self._list_steps),

@@ -1,4 +1,4 @@
-"""What is deployed: read from the definitions files themselves, and found by the job's name.
+"""Deployments, read from their definitions files.
 
 Nothing here imports Dagster or runs a definitions file: the commands that ask would wait a second for it.
 """
@@ -99,7 +99,7 @@ class Deployment:
 
     @property
     def metadata_provider(self) -> str | None:
-        """Where Metaflow's client finds its runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown."""
+        """The metadata provider of its runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown."""
         root = Path(self.datastore_root)
         if "--metadata=local" in self.top_level_args and self.datastore == "local" and root.name == ".metaflow":
             return f"local@{Path(self.datastore_root).parent}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What came of a deployment.
+    """The result of deploying a job.
 
     Attributes:
         deployment: The deployment.

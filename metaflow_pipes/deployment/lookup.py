@@ -118,7 +118,7 @@ def job_name_of(context: Any, name: str | None = None) -> str:
 
 
 def chosen_name(context: Any, name: str | None = None) -> str | None:
-    """What `--name` says, before the command (`dagster --name JOB create`) or behind it.
+    """The value of `--name`, before the command (`dagster --name JOB create`) or behind it.
 
     Raises:
         DeploymentError: It says different things in the two places.

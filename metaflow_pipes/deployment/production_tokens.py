@@ -34,7 +34,7 @@ PROJECT_DIGEST_LENGTH = 16
 
 @dataclass(frozen=True)
 class TokenOptions:
-    """What the user says about production tokens.
+    """The user's options about production tokens.
 
     Attributes:
         authorize: The token of the deployment that is to be replaced.
@@ -137,7 +137,7 @@ def check_authorized(
 
 
 def _previous(name: str, definitions_file: Path) -> list[Deployment]:
-    """What a job is about to replace: what stands in its file, and else, or if that is another job, its namesake."""
+    """The deployments that a job replaces: that in its file, and its namesake if that is another job or none."""
     previous: list[Deployment] = []
     with contextlib.suppress(DeploymentError):
         previous.append(read_deployment(definitions_file))

@@ -1,4 +1,4 @@
-"""Which Dagster a command or a Python object speaks to."""
+"""The choice of the Dagster that a command or a Python object speaks to."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class RunWorker:
 
     @classmethod
     def from_tag(cls, value: str, dagster_run_id: str) -> RunWorker | None:
-        """What the tag of a run says; None if it is that of another run, of which Dagster has copied the tags."""
+        """The worker that a tag names; None if it is that of another run, of which Dagster has copied the tags."""
         host, *fields = value.split("/")
         if fields[-1:] != [dagster_run_id]:
             return None

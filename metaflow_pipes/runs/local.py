@@ -315,7 +315,7 @@ class LocalInstance:
         return replace(run, status=RunStatus.LOST, loss=loss, is_dead=_is_dead(run))
 
     def _loss(self, run: RunRecord) -> str | None:
-        """What is known of a run that has not ended and whose processes are not found; None for any other."""
+        """The facts about a run that has not ended and whose processes are not found; None for any other."""
         worker = run.worker
         if run.status.is_finished or worker is None or worker.host != platform.node() or worker.living:
             return None
@@ -338,13 +338,13 @@ def _unusable(home: Path, error: Exception) -> DeploymentError:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, as a sentence; of a database's, without the statement and its values."""
+    """An error's message as a sentence; of a database's, without the statement and its values."""
     text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     return text if text.endswith(".") else f"{text}."
 
 
 def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
-    """Where `dagster dev -f` shows the job, so that its UI counts the run among the job's and re-executes it."""
+    """The origin under which `dagster dev -f` shows the job: its UI counts the run as the job's and re-executes it."""
     location = RegisteredCodeLocationOrigin(deployment.definitions_file.name)
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
 

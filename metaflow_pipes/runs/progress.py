@@ -37,7 +37,7 @@ _MARKS = {
 
 @dataclass
 class _Step:
-    """What is known of a step: of one task, or of all items of a foreach."""
+    """The state of a step: of one task, or of all items of a foreach."""
 
     running: set[str] = field(default_factory=set)
     retrying: set[str] = field(default_factory=set)
@@ -141,7 +141,7 @@ class Progress:
         step.total = self._splits.get(self._foreach_of[event.step_key.partition("[")[0]] or "") or None
 
     def _line(self, name: str, step: _Step, event: StepEvent, before: str | None) -> str | None:
-        """What to print of an event, if anything: of a foreach, its begin and end and what goes wrong."""
+        """The line to print for an event, if any: of a foreach, its begin and end and what goes wrong."""
         is_item = "[" in event.step_key
         if event.kind == "STEP_FAILURE":
             return f"{event.step_key}: failed"

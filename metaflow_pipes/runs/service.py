@@ -157,7 +157,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What has happened to a Dagster step, or has gone wrong with the run itself.
+    """An event of a Dagster step, or an error of the run itself.
 
     Attributes:
         kind: One of `STEP_EVENTS` or `RUN_EVENTS`.
@@ -214,7 +214,7 @@ class DagsterService(Protocol):
         ...
 
     def events(self, dagster_run_id: str, cursor: str | None) -> tuple[list[StepEvent], str | None]:
-        """What has happened in a run behind a cursor (None: from its start), and the cursor behind that."""
+        """The events of a run behind a cursor (None: from its start), and the cursor behind them."""
         ...
 
     def terminate(self, run: RunRecord) -> None:
@@ -231,7 +231,7 @@ class DagsterService(Protocol):
 
 
 class OnCreated(Protocol):
-    """What is called with a new run."""
+    """A callback that takes a new run."""
 
     def __call__(self, run: RunRecord, /) -> None:
         """Take the run, which has no step yet."""

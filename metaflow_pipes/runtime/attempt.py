@@ -51,7 +51,7 @@ CONTROL_ARGUMENT = "--ubf-context=ubf_control"
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What the decorators of a step ask for.
+    """Options of a step, as its decorators give them.
 
     Attributes:
         extra_env: The variables of the step's `@environment`.
@@ -138,7 +138,7 @@ class _Attempt:
 
     @property
     def shell_command(self) -> str:
-        """What is launched, for a shell: without the environment, which may hold secrets, and configs."""
+        """The launched command, for a shell: without the environment, which may hold secrets, and configs."""
         flow_file, *arguments = self._command
         shown = shlex.join([sys.executable, flow_file, *map(_shortened, arguments)])
         return f"cd {shlex.quote(self._folder)} && {shown}"
@@ -190,7 +190,7 @@ class _Attempt:
         return report, exit_code_of(invocation), stderr_of(invocation)
 
     def _request(self, ended_with: int | None) -> Request:
-        """What the wrapper is asked for."""
+        """The request to the wrapper."""
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
         config = self.context.op_config or {}
         given = None if resumption is None else resumption.overridden_parameters
@@ -304,7 +304,7 @@ class _Inputs:
 
 
 def _control_environment() -> dict[str, str]:
-    """What a control task needs, since Metaflow starts its workers with the first `python` of the PATH."""
+    """The PATH of a control task: Metaflow starts its workers with the first `python` there."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return {"PATH": os.pathsep.join(folders)}
 

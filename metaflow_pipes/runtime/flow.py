@@ -133,7 +133,7 @@ class MetaflowFlow:
         return {parameter.name: parameter.field() for parameter in self.parameters}
 
     def environment(self, run_environment: Mapping[str, str]) -> dict[str, str]:
-        """What every step's environment needs beyond the run's, to find the flow's datastore and metadata.
+        """Variables of every step's environment, beyond the run's, that lead to the flow's datastore and metadata.
 
         Args:
             run_environment: The environment of the Dagster run, which can name the Metaflow user.

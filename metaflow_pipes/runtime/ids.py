@@ -1,4 +1,4 @@
-"""Which Metaflow run and which task an op runs: ids are made of what Dagster knows, and the same in each attempt."""
+"""Ids of the Metaflow run and task that an op runs: made of Dagster's own ids, and the same in each attempt."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _key_parts(context: dg.OpExecutionContext) -> list[str]:
 
 
 def reexecution_mark(dagster_run_id: str, run_id: str) -> str:
-    """What is added to the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
+    """The mark behind the task ids of a re-execution, whose Metaflow run already has tasks of these steps."""
     return "" if run_id == f"{RUN_ID_PREFIX}{dagster_run_id}" else f"-r{dagster_run_id[:SHORT_RUN_ID_LENGTH]}"
 
 

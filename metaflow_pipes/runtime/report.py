@@ -1,4 +1,4 @@
-"""What a step reports through Pipes, checked, and shown as Dagster metadata.
+"""The report of a task, as it comes through Pipes: checked, and shown as Dagster metadata.
 
 The report is the one custom message of the Pipes session. It comes from outside: a report of a wrong shape
 counts as none.

@@ -18,7 +18,7 @@ MAX_CARDS = 10
 
 
 def cards_metadata(launch: Launch, stored: Any) -> dict[str, dict[str, Any]]:
-    """Where the cards of a task are, and what they say where that is simple.
+    """The cards of a task: their places, and their Markdown and tables.
 
     Args:
         launch: The task's attempt.

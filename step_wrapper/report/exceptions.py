@@ -1,4 +1,4 @@
-"""What the step's code raised, without the frames of Metaflow and of the wrapper."""
+"""Exceptions of the step's code, without the frames of Metaflow and of the wrapper."""
 
 from __future__ import annotations
 

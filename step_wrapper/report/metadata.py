@@ -88,7 +88,7 @@ class Artifact(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What the metadata of a task is made of.
+    """The facts that the metadata of a task is made of.
 
     Attributes:
         launch: Its attempt.

@@ -18,7 +18,7 @@ _SIGNAL_HINTS = {
 
 @dataclass
 class Observations:
-    """What the task's own process has seen of it while it ran.
+    """Observations of a task by its own process while it ran.
 
     Attributes:
         next_steps: The steps that follow it in the graph; None if its code did not start.

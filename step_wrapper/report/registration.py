@@ -1,4 +1,4 @@
-"""What Metaflow's metadata provider learns of an attempt from the wrapper."""
+"""Registration of an attempt at Metaflow's metadata provider, as far as it is the wrapper's."""
 
 from __future__ import annotations
 

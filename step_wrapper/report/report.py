@@ -150,7 +150,7 @@ def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_
 
 
 def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
-    """What is stored of an attempt, which may not exist or not have ended."""
+    """The datastore of an attempt, which may not exist or not have ended."""
     return datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, allow_not_done=True
     )

@@ -110,7 +110,7 @@ def run_step(
 
 
 def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) -> bool | None:
-    """What a task does in a resumed run before, or in place of, loading the flow.
+    """Clone the task of a resumed run, before or in place of loading the flow.
 
     Returns:
         Whether the task is done; None if it has to run. The start step needs the flow, to begin the run.

@@ -31,7 +31,7 @@ class CannotResumeError(Exception):
 
 
 def place(indices: Iterable[int | None], iteration: int | None) -> str:
-    """Where a task of a step stands: `3,0` for foreach items, `3,0/2` for the third iteration at that place."""
+    """The place of a task of a step: `3,0` for foreach items, `3,0/2` for the third iteration at that place."""
     return ",".join(map(str, indices)) + ("" if iteration is None else f"/{iteration}")
 
 
@@ -72,7 +72,7 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
 
 
 def read_index(launch: Launch) -> Index:
-    """What the start step has stored of the origin, as far as it is about the step of an attempt.
+    """The index that the start step has stored of the origin, as far as it is about the step of an attempt.
 
     Raises:
         CannotResumeError: It has stored nothing.

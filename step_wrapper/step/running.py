@@ -18,7 +18,7 @@ PARAMETERS_VARIABLE = "METAFLOW_PIPES_PARAMETERS"
 
 
 class Index(NamedTuple):
-    """What the resumed run knows of its origin.
+    """The index of a resumed run's origin.
 
     Attributes:
         origin_parameters: The id of the task that holds the origin's parameters.

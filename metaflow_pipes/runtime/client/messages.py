@@ -87,7 +87,7 @@ class MessageReader(dg.PipesMessageReader):
                 reader.join()
 
     def no_messages_debug_text(self) -> str:
-        """Where messages were looked for."""
+        """The place where messages were looked for."""
         return "Attempted to read messages from a temporary file."
 
 

@@ -1,4 +1,4 @@
-"""What must not outlive its reason to run: ops without their run worker, and steps without their supervisor."""
+"""Processes that must not outlive their reason to run: ops without their run worker, steps without their supervisor."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class _KeptConnections:
 
     @contextlib.contextmanager
     def connect(self, shard: str) -> Iterator[Connection]:
-        """What `SqliteEventLogStorage._connect` does.
+        """Open a connection, in place of `SqliteEventLogStorage._connect`.
 
         Args:
             shard: The run whose database is meant, or the name of another database.

@@ -27,7 +27,7 @@ def available_cpus() -> int:
 
 
 def config_schema(max_concurrent: int | None) -> dict[str, dg.Field]:
-    """What the run config can say of an executor."""
+    """The config schema of an executor: its fields in the run config."""
     return {
         "max_concurrent": dg.Field(
             dg.Noneable(int),

@@ -83,7 +83,7 @@ class ThreadsExecutor(dg.Executor):
     """Runs steps in threads of this process.
 
     Args:
-        retries: What becomes of ops that ask for a retry.
+        retries: The retry mode: whether ops that ask for a retry get one.
         max_concurrent: How many steps run at the same time.
         tag_concurrency_limits: How many of those with certain tags, as Dagster's multiprocess executor takes it.
     """
@@ -209,7 +209,7 @@ class ThreadsExecutor(dg.Executor):
 
 @dataclass(frozen=True)
 class _News:
-    """What a step's thread tells the executor: an event, an error that it was left with, that it gives way, its end."""
+    """News from a step's thread: an event, an error that it was left with, that it gives way, its end."""
 
     step: ExecutionStep
     event: dg.DagsterEvent | None = None
@@ -251,7 +251,7 @@ class _Steps:
         thread.start()
 
     def news(self, wait_seconds: float) -> Iterator[_News]:
-        """What the threads have told since the last call; waits for the first news, if there are none."""
+        """The threads' news since the last call; waits for the first, if there are none."""
         with contextlib.suppress(queue.Empty):
             news = self._news.get(timeout=wait_seconds)
             while True:
