@@ -19,6 +19,7 @@ from pathlib import Path
 from dagster_pipes import encode_param
 from results import keep, parser_of, prepare
 
+from metaflow_pipes.run_options import RunOptions
 from metaflow_pipes.runtime import MetaflowFlow
 from step_wrapper.wire import Request
 
@@ -120,7 +121,7 @@ class StepBenchmark:
             init = [
                 *command[: command.index("step")],
                 "init",
-                *self.flow.init_command(self.run_ids["native"], "p", {}),
+                *self.flow.init_command(self.run_ids["native"], "p", {}, RunOptions()),
             ]
             # untimed in the result: a process that has been waited for counts, so another one waits for it
             subprocess.run(
@@ -136,7 +137,7 @@ class StepBenchmark:
         run_id = self.run_ids["wrapped"]
         request = Request(
             flow=self.flow.name, run_id=run_id, step=step, task_id=step, attempt=0, command=command,
-            init=self.flow.init_command(run_id, "p", {}) if step == "start" else None, configs={},
+            init=self.flow.init_command(run_id, "p", {}, RunOptions()) if step == "start" else None, configs={},
             datastore="local", datastore_root=self.flow.root, timeout_seconds=None, log_level=30, indices=[],
             iteration=None, done_as=[], asset_key=f"EmptyFlow/{step}", ended_with=None, resumption=None,
             dagster_run_id=run_id, dagster_job_name="Benchmark", dagster_step_key=step, run_limit_seconds=None,
@@ -160,7 +161,7 @@ class StepBenchmark:
             self.run_ids[kind] = f"{kind}-{uuid.uuid4()}"
         run_id = self.run_ids[kind]
         inputs = [f"{run_id}/_parameters/p"] if step == "start" else [f"{run_id}/start/start"]
-        return self.flow.step_command(step, run_id, step, inputs, 0, 0)
+        return self.flow.step_command(step, run_id, step, inputs, 0, 0, RunOptions())
 
 
 DETACHED = """

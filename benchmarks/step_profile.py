@@ -80,7 +80,8 @@ def become_marked_step(*arguments):
     }
 
     def tell_marked(task, message):
-        mark(parts[message])
+        if message in parts:
+            mark(parts[message])
         tell(task, message)
 
     running.RunningTask.tell = tell_marked
