@@ -78,9 +78,11 @@ def assert_complete(flows: Project, run_id: str, again: list[int]) -> None:
     run = flows.metaflow_run("ItemsFlow", f"dagster-{run_id}")
     assert run.successful
     assert run["join"].task.data.doubles == [2 * number for number in range(12)]
+    # one that was done in the moment in which the run was killed is done twice: Dagster did not get to know
     done = [task.data.number for task in run["work"] if task.successful]
-    assert sorted(done) == list(range(12))
-    assert sorted(task.data.twice for task in run["double"] if task.successful) == [2 * n for n in range(12)]
+    assert sorted(set(done)) == list(range(12))
+    assert {number for number in done if done.count(number) > 1} <= set(again)
+    assert sorted({task.data.twice for task in run["double"] if task.successful}) == [2 * n for n in range(12)]
 
 
 @pytest.mark.parametrize("executor", ["threads", "multiprocess"])
