@@ -25,9 +25,6 @@ METAFLOW_TAG_PREFIX = "metaflow.tag/"
 # Of a run that background processes of this package run: which those are (`runs.host_processes.RunWorker`), and the
 # run, since Dagster copies tags to the re-executions of a run.
 WORKER_TAG = "metaflow/run_worker"
-# The same in the environment of that process, for the supervisor of the step that has launched it, if one has: the
-# supervisor ends what its step leaves behind (`step_wrapper.processes`), and that is not of the step.
-RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 # What the names of the variables begin with by which Dagster Pipes tells a step of its op.
 PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 # By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).

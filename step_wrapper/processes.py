@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from step_wrapper.wire import RUN_WORKER_VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -21,8 +23,6 @@ _POLL_SECONDS = 0.02
 _STAT_BYTES = 4096
 # What a process may take to be gone after SIGKILL, in seconds.
 KILL_SECONDS = 2
-# In the environment of a process in the background that runs a Dagster run: that run (`metaflow_pipes.names`).
-RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 
 
 def adopt_orphans() -> None:

@@ -8,6 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, TypedDict
 
+# In the environment of a background process that runs a Dagster run: that run. The supervisor of a step that has
+# launched it, for a flow that triggers flows, ends what its step leaves behind, but not this.
+RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 # Counts up with each change of what is sent. Release 0.1, which is version 1, does not say it.
 VERSION = 2
 # The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.

@@ -31,7 +31,6 @@ from metaflow_pipes.names import (
     HOME_VARIABLE,
     PIPES_VARIABLES_PREFIX,
     RUN_ID_TAG,
-    RUN_WORKER_VARIABLE,
     SPLITS_METADATA,
     WORKER_TAG,
 )
@@ -49,6 +48,7 @@ from metaflow_pipes.runs.service import (
     reason_of,
 )
 from metaflow_pipes.runs.worker_log import ending_of, log_of
+from step_wrapper.wire import RUN_WORKER_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
