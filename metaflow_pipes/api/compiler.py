@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from metaflow_pipes.compile.model import FromRunEnvironment, JobModel, JobOptions
-from metaflow_pipes.compile.options import check_options, check_types
+from metaflow_pipes.compile.options import check_list, check_options, check_types
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.compile.stages import CompileRequest, compile_file
 from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token
@@ -93,9 +93,15 @@ class DagsterCompiler:
             workflow_timeout=workflow_timeout,
         )
         check_options(options)
+        check_list("decospecs", decospecs)
         check_types(
-            {"authorize": authorize, "generate_new_token": generate_new_token, "new_token": new_token},
-            {"authorize": str, "generate_new_token": bool, "new_token": str},
+            {
+                "authorize": authorize,
+                "generate_new_token": generate_new_token,
+                "new_token": new_token,
+                "python": python,
+            },
+            {"authorize": str, "generate_new_token": bool, "new_token": str, "python": str},
         )
         self._request = CompileRequest(options, tuple(decospecs))
         self._tokens = TokenOptions(authorize, generate_new_token, new_token)

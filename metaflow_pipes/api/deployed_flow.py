@@ -17,6 +17,7 @@ from metaflow.exception import MetaflowException, MetaflowNotFound
 from metaflow.runner.deployer import DeployedFlow, Deployer, TriggeredRun, generate_fake_flow_file_contents
 from metaflow.runner.utils import get_lower_level_group, handle_timeout, make_process_error_message, temporary_fifo
 
+from metaflow_pipes.api.command_options import command_options
 from metaflow_pipes.cli.runs import resume, trigger
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.lookup import find_deployment
@@ -255,6 +256,7 @@ class DagsterDeployedFlow(DeployedFlow):
         Raises:
             MetaflowException: The deployment was deleted.
             RuntimeError: The run could not be launched; the message says why.
+            TypeError: An option's value is of another type; the message names both.
             ValueError: The flow has no such parameter, and the command no such option.
         """
         return self._launch("trigger", kwargs)
@@ -275,6 +277,7 @@ class DagsterDeployedFlow(DeployedFlow):
         Raises:
             MetaflowException: The deployment was deleted.
             RuntimeError: The run could not be launched; the message says why.
+            TypeError: An option's value is of another type; the message names both.
             ValueError: The flow has no such parameter, and the command no such option.
         """
         return self._launch("resume", {**kwargs, "origin_run_id": origin_run_id, "step_to_rerun": step_to_rerun})
@@ -300,6 +303,7 @@ class DagsterDeployedFlow(DeployedFlow):
         if unknown:
             known = f"its parameters are: {', '.join(parameters)}" if parameters else "it has no parameters"
             raise ValueError(f"Flow {self.flow_name} has no parameter {', '.join(sorted(unknown))}: {known}.")
+        options = command_options(COMMANDS[command], options)
         options.setdefault("definitions_file", self.definitions_file)
         with temporary_fifo() as (attribute_file_path, attribute_file_fd), tempfile.TemporaryDirectory() as folder:
             # in a file, values keep their types, and may be of any size

@@ -73,5 +73,15 @@ class DagsterDeployer(DeployerImpl):
         -------
         DagsterDeployedFlow
             The deployed flow.
+
+        Raises:
+        ------
+        TypeError
+            An option's value is of another type; the message names both.
         """
-        return self._create(self.deployed_flow_type(), **kwargs)  # pyright: ignore[reportReturnType]
+        from metaflow_pipes.api.command_options import command_options
+        from metaflow_pipes.cli.group import dagster
+
+        self._deployer_kwargs = command_options(dagster, self._deployer_kwargs)
+        options = command_options(dagster.commands["create"], kwargs)
+        return self._create(self.deployed_flow_type(), **options)  # pyright: ignore[reportReturnType]

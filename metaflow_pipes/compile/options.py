@@ -42,6 +42,9 @@ def check_options(options: JobOptions) -> None:
         CompileError: An option can't be used; names it and says what is allowed.
     """
     check_types({option: getattr(options, option) for option in _TYPES}, _TYPES)
+    for option in ("executor", "log_level"):
+        if getattr(options, option) is None:
+            raise CompileError(f"{option} is None, but has to be of type str. Leave it out for the default.")
     check_tags(options.tags)
     _check_step_env(options.step_env)
     if options.max_workers is not None and options.max_workers < 1:
@@ -79,6 +82,16 @@ def check_types(values: Mapping[str, object], types: Mapping[str, type]) -> None
         is_other = not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)
         if value is not None and is_other:
             raise CompileError(f"{option} is {value!r}, but has to be of type {expected.__name__}.")
+
+
+def check_list(option: str, values: object) -> None:
+    """Check an option that can be given several times, which can be anything where it comes from Python.
+
+    Raises:
+        CompileError: It is no list or tuple of strings.
+    """
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise CompileError(f"{option} is {values!r}, but has to be a list of str.")
 
 
 def executor_of(options: JobOptions, foreach_steps: Sequence[str] = ()) -> ExecutorModel:
@@ -200,8 +213,7 @@ def check_tags(tags: Sequence[str]) -> None:
     """
     from metaflow.tagging_util import MetaflowTaggingError, validate_tags
 
-    if isinstance(tags, str) or not isinstance(tags, Sequence):
-        raise CompileError(f"tags is {tags!r}, but has to be a sequence of tags.")
+    check_list("tags", tags)
     try:
         validate_tags(tags)
     except MetaflowTaggingError as error:

@@ -136,13 +136,17 @@ def test_compiler_passes_metaflows_options(project, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tags": "abc"}, "sequence of tags"),
+        ({"tags": "abc"}, "tags is 'abc', but has to be a list of str"),
+        ({"tags": [5]}, r"tags is \[5\], but has to be a list of str"),
         ({"tags": [""]}, "tag"),
+        ({"decospecs": "card"}, "decospecs is 'card', but has to be a list of str"),
         ({"name": 5}, "name is 5"),
         ({"max_workers": "2"}, "max_workers is '2'"),
         ({"max_workers": True}, "max_workers is True"),
         ({"workflow_timeout": "60"}, "workflow_timeout is '60'"),
         ({"new_token": 5}, "new_token is 5"),
+        ({"log_level": None}, "log_level is None, but has to be of type str"),
+        ({"executor": None}, "executor is None, but has to be of type str"),
         ({"step_env": ["A=1"]}, "mapping"),
     ],
 )

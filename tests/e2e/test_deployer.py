@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import metaflow
@@ -252,6 +253,39 @@ def test_mistakes_are_told(folder):
         DeployedFlow.get_triggered_run("FlakyFlow", "dagster-0000", impl="dagster")
     with pytest.raises(RuntimeError):
         flow.resume(origin_run_id="17")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_workers": True}, "max_workers is True, but has to be of type int"),
+        ({"max_workers": "2"}, "max_workers is '2', but has to be of type int"),
+        ({"workflow_timeout": 2.5}, r"workflow_timeout is 2\.5, but has to be of type int"),
+        ({"generate_new_token": 1}, "generate_new_token is 1, but has to be of type bool"),
+        ({"translator": True}, "translator is True, but has to be of type str"),
+        ({"tags": "nightly"}, "tags is 'nightly', but has to be a list of str"),
+        ({"tags": ["nightly", 5]}, r"tags is \['nightly', 5\], but has to be a list of str"),
+        ({"step_env": {"A": "b"}}, "step_env is {'A': 'b'}, but has to be a list of str"),
+        ({"name": 5}, "name is 5, but has to be of type str"),
+    ],
+)
+def test_options_of_wrong_types_are_refused_by_name(folder, options, message):
+    with pytest.raises(TypeError, match=message):
+        deployed("flaky.py", **options)
+
+
+def test_trigger_refuses_options_of_wrong_types(folder):
+    flow = deployed("flaky.py", name="of_types")
+    with pytest.raises(TypeError, match="workflow_timeout is True, but has to be of type int"):
+        flow.trigger(workflow_timeout=True)
+    with pytest.raises(TypeError, match="tags is 'now', but has to be a list of str"):
+        flow.resume("dagster-0000", tags="now")
+
+
+def test_lists_may_be_tuples_and_paths_may_be_paths(folder):
+    flow = deployed("flaky.py", tags=("nightly", "shop"), definitions_file=Path("of_tuples.py"))
+    assert flow.definitions_file == str(folder.folder / "of_tuples.py")
+    assert 'tags=["nightly", "shop"]' in Path(flow.definitions_file).read_text()
 
 
 def test_deleted_flow_is_gone_and_its_runs_stay(folder):
