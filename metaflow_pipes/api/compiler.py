@@ -46,6 +46,7 @@ class DagsterCompiler:
             level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
         workflow_timeout: How long a run may take, in seconds. It fails when that is over.
+        paused: Whether schedules and sensors are deployed stopped.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -72,6 +73,7 @@ class DagsterCompiler:
         log_level: str = "warning",
         translator: str | None = None,
         workflow_timeout: int | None = None,
+        paused: bool = False,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -91,6 +93,7 @@ class DagsterCompiler:
             log_level=log_level,
             translator=translator,
             workflow_timeout=workflow_timeout,
+            paused=paused,
         )
         check_options(options)
         check_list("decospecs", decospecs)

@@ -64,6 +64,8 @@ class DagsterDeployer(DeployerImpl):
             The job's executor: threads, multiprocess, in_process, or package.module:executor_def.
         workflow_timeout : int, optional, default None
             The time limit of each run, in seconds.
+        paused : bool, optional, default False
+            Whether schedules and sensors are deployed stopped.
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

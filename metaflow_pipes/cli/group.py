@@ -18,6 +18,9 @@ from metaflow_pipes.cli.command import Command, DagsterException, definitions_fi
 from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metaflow_pipes.compile.model import JobModel
     from metaflow_pipes.deployment.definitions_file import Deployment
 
 
@@ -96,6 +99,11 @@ for command in (trigger, resume, status, list_runs, terminate):
     help="How long a run may take. When that is over, its steps are ended, and it fails. [default: no limit]",
 )
 @click.option(
+    "--paused",
+    is_flag=True,
+    help="Deploy the flow's schedules and sensors stopped. They can be started in the Dagster UI.",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -133,6 +141,7 @@ def create(
     log_level: str,
     translator: str | None,
     workflow_timeout: int | None,
+    paused: bool,
     authorize: str | None,
     generate_new_token: bool,
     given_token: str | None,
@@ -157,6 +166,7 @@ def create(
         log_level=log_level,
         translator=translator,
         workflow_timeout=workflow_timeout,
+        paused=paused,
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
@@ -174,6 +184,7 @@ def create(
     )
     echo(f"    dagster dev -f {shown}", nl=True)
     echo(f"    dagster job execute -f {shown} -j {job.name}")
+    _echo_automation(echo, job)
     echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
     if user_namespace is None:
         echo("    Its steps see those alone: for other runs, call `namespace(None)` in the step, or give --namespace.")
@@ -240,6 +251,17 @@ def compile_(obj: Any, folder: str) -> None:
     from metaflow_pipes.compile.stages import answer_request
 
     answer_request(obj, folder)
+
+
+def _echo_automation(echo: Callable[..., None], job: JobModel) -> None:
+    """Say what starts the flow, what follows a run of it, and that a daemon has to see to that."""
+    if not job.automation:
+        return
+    for automation in job.automation:
+        echo(f"    {automation.name}: {automation.summary}.")
+    if job.options.paused:
+        echo("They are deployed stopped: start them on the Automation page of the Dagster UI.")
+    echo("Schedules and sensors need a Dagster daemon: `dagster dev` includes one, or run `dagster-daemon run`.")
 
 
 def _write_deployer_attributes(obj: Any, deployment: Deployment, file: str) -> None:

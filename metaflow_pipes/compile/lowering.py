@@ -51,6 +51,8 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
         translator=translator_of(options),
         tags=_run_tags(flow, options),
+        schedules=(),
+        sensors=(),
         warnings=(*decorator_warnings(flow), *config_warnings(flow), *credential_warnings(flow, options)),
     )
 

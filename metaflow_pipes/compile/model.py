@@ -161,6 +161,7 @@ class JobOptions:
             `error`, `critical` or `off`, in any case.
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
         workflow_timeout: How long a run may take, in seconds, or None.
+        paused: Whether schedules and sensors are deployed stopped.
     """
 
     name: str | None = None
@@ -172,6 +173,7 @@ class JobOptions:
     log_level: str = "warning"
     translator: str | None = None
     workflow_timeout: int | None = None
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,23 @@ class Body:
 
 
 @dataclass(frozen=True)
+class AutomationModel:
+    """A Dagster schedule or sensor beside the job: one call in the `Definitions` of the generated file.
+
+    Attributes:
+        name: Its name in Dagster.
+        factory: The function of `metaflow_pipes.runtime` that makes it of the flow, the job, and `arguments`.
+        arguments: The keyword arguments: strings, numbers, booleans, None, and lists, tuples and mappings of them.
+        summary: When it starts the flow, or what it does after a run: a sentence without its full stop.
+    """
+
+    name: str
+    factory: str
+    arguments: Mapping[str, Any]
+    summary: str
+
+
+@dataclass(frozen=True)
 class JobModel:
     """A Dagster job, ready to be written.
 
@@ -309,6 +328,8 @@ class JobModel:
         executor: The job's executor.
         translator: The user's translator, or None for the default one.
         tags: The job's tags.
+        schedules: The schedules that start it.
+        sensors: The sensors that start it, or that act when a run of it has ended.
         warnings: What the user should know before the file is used, each a sentence.
     """
 
@@ -322,4 +343,11 @@ class JobModel:
     executor: ExecutorModel
     translator: ImportModel | None
     tags: Mapping[str, str]
+    schedules: tuple[AutomationModel, ...]
+    sensors: tuple[AutomationModel, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def automation(self) -> tuple[AutomationModel, ...]:
+        """The schedules and sensors: what needs a Dagster daemon."""
+        return (*self.schedules, *self.sensors)

@@ -39,6 +39,7 @@ MODULE_NAMES = frozenset(
     {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
     | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
     | {"custom_executor", "custom_translator", "multiprocess", "threads"}
+    | {"exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
     | {"asset_specs", "fan_out", "gather", "regroup", "route", "run_step"}
 )
 

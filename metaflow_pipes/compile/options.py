@@ -30,6 +30,7 @@ _TYPES = {
     "log_level": str,
     "translator": str,
     "workflow_timeout": int,
+    "paused": bool,
 }
 
 _IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")

@@ -16,7 +16,14 @@ from metaflow_pipes.file_format import current_version
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from metaflow_pipes.compile.model import FlowModel, HelperModel, JobModel, OpModel, ParameterModel
+    from metaflow_pipes.compile.model import (
+        AutomationModel,
+        FlowModel,
+        HelperModel,
+        JobModel,
+        OpModel,
+        ParameterModel,
+    )
 
 LINE_LENGTH = 110
 
@@ -62,6 +69,7 @@ def _template() -> jinja2.Template:
         signature=_signature,
         run_step=_run_step,
         helper=_helper,
+        automation=_automation,
         statements=_statements,
     )
     return environment.get_template("definitions.py.jinja")
@@ -121,6 +129,7 @@ def _imports(job: JobModel) -> str:
         "asset_specs",
         "run_step",
         *(helper.factory for helper in job.helpers),
+        *(automation.factory for automation in job.automation),
     }
     if job.flow.parameters:
         names.add("MetaflowParameter")
@@ -210,6 +219,14 @@ def _helper(helper: HelperModel, job: JobModel) -> str:
     if helper.outputs:
         arguments.append(literal(helper.outputs, indent=4))
     return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
+
+
+def _automation(automation: AutomationModel, job: JobModel) -> str:
+    """A schedule or sensor within the list of its kind."""
+    arguments = [
+        f"{name}={literal(value, indent=12, prefix=len(name) + 1)}" for name, value in automation.arguments.items()
+    ]
+    return _wrapped(f"{automation.factory}(", ["FLOW", job.function, *arguments], ")", indent=8, prefix=1)
 
 
 def _statement(statement: Call | Body, used: frozenset[str]) -> str:

@@ -1,0 +1,1 @@
+"""What starts a flow by itself, and what follows its runs: decorators and options become schedules and sensors."""

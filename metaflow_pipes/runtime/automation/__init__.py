@@ -1,0 +1,1 @@
+"""The schedules and sensors of a deployed flow."""
