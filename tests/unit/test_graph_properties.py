@@ -99,8 +99,8 @@ def _ends_in_switch(elements: Elements) -> bool:
 
 
 @st.composite
-def flows(draw: st.DrawFn, all_names: Sequence[str]) -> Elements:
-    """A flow of few steps; their names come in any order, as Metaflow sorts by them."""
+def flows(draw: st.DrawFn, all_names: Sequence[str], first: str) -> Elements:
+    """A flow of few steps, the first of a kind; their names come in any order, as Metaflow sorts by them."""
     names = list(all_names)
     random.Random(draw(st.integers(0, 99))).shuffle(names)
 
@@ -113,7 +113,10 @@ def flows(draw: st.DrawFn, all_names: Sequence[str]) -> Elements:
 
     def element(depth: int) -> Element:
         kinds = "step" if depth == MAX_DEPTH or is_long() else "step foreach switch split foreach switch"
-        kind, name = draw(st.sampled_from(kinds.split())), names.pop()
+        return element_of(draw(st.sampled_from(kinds.split())), depth)
+
+    def element_of(kind: str, depth: int) -> Element:
+        name = names.pop()
         if kind == "foreach":
             return Foreach(name, sequence(depth + 1, before_join=True), join=names.pop())
         if kind == "split":
@@ -132,7 +135,8 @@ def flows(draw: st.DrawFn, all_names: Sequence[str]) -> Elements:
             choice=draw(st.none() | st.integers(0, size - 1)),
         )
 
-    elements = (*sequence(0), Step(names.pop()))
+    others = draw(st.integers(0, 2))
+    elements = (element_of(first, 0), *(element(0) for _ in range(others)), Step(names.pop()))
     # Metaflow lets nothing go on to a start step, not even itself
     starts_with_loop = isinstance(elements[0], Switch) and elements[0].repeats
     return (Step(names.pop()), *elements) if starts_with_loop else elements
@@ -319,10 +323,12 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int],
 NAMES = ["_".join(parts) for size in (1, 2, 3) for parts in itertools.product(["a", "b", "output"], repeat=size)]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(flow=flows(NAMES), seed=st.integers(0, 9))
-def test_any_flow_runs_the_tasks_that_metaflow_would(check, flow, seed):
-    check(flow, seed)
+# One test for each kind of first element, which workers can share among them.
+@pytest.mark.parametrize("first", ["foreach", "switch", "split", "step"])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_any_flow_runs_the_tasks_that_metaflow_would(check, first, data, seed):
+    check(data.draw(flows(NAMES, first)), seed)
 
 
 def _foreach(name: str, *body: Element) -> Foreach:
