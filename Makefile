@@ -22,7 +22,7 @@ test: static
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: static
-	$(BIN)/pytest -q -n 2 tests/unit
+	$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit
 
 static: $(VENV)/installed-dev
 	$(BIN)/ruff check .
