@@ -1,10 +1,14 @@
 """Ops that run no task: they collect the tasks of mapped steps, and emit them anew under other mapping keys."""
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
 from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_way
+
+# without a schema, Dagster takes anything: a parameter under the wrong op would be lost
+_helper_op = functools.partial(dg.op, config_schema={})
 
 
 def gather(name: str) -> dg.OpDefinition:
@@ -14,7 +18,7 @@ def gather(name: str) -> dg.OpDefinition:
         name: The op's name.
     """
 
-    @dg.op(name=name, description="Collects the tasks of a mapped step.")
+    @_helper_op(name=name, description="Collects the tasks of a mapped step.")
     def gather_tasks(upstream: list[str]) -> str:
         return ";".join(in_order(upstream))
 
@@ -28,7 +32,7 @@ def fan_out(name: str) -> dg.OpDefinition:
         name: The op's name.
     """
 
-    @dg.op(name=name, description="Emits the items of a foreach within a foreach.", out=dg.DynamicOut(str))
+    @_helper_op(name=name, description="Emits the items of a foreach within a foreach.", out=dg.DynamicOut(str))
     def fan_out_items(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         for split in in_order(upstream):
             for item, index in items_of(split):
@@ -45,7 +49,7 @@ def regroup(name: str, depth: int) -> dg.OpDefinition:
         depth: How many indices tell the outer items.
     """
 
-    @dg.op(name=name, description="Brings the tasks of the same foreach items together.", out=dg.DynamicOut(str))
+    @_helper_op(name=name, description="Brings the tasks of the same foreach items together.", out=dg.DynamicOut(str))
     def regroup_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         groups: dict[tuple[int, ...], list[str]] = {}
         for unit in in_order(upstream):
@@ -65,7 +69,7 @@ def route(name: str, outputs: Mapping[str, str]) -> dg.OpDefinition:
     """
     outs = {output: dg.DynamicOut(str) for output in outputs.values()}
 
-    @dg.op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
+    @_helper_op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
     def route_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         for unit in in_order(upstream):
             task, step = parse_way(unit)

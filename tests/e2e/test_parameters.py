@@ -144,6 +144,15 @@ def test_configs_keep_their_types(project):
     )
 
 
+def test_parameter_under_an_op_that_runs_no_task_is_refused(project):
+    job = project("nested.py").job("nested.py")
+    helpers = [node.name for node in job.nodes if node.name.startswith(("gather_", "fan_out_", "regroup_", "route_"))]
+    assert {name.partition("_")[0] for name in helpers} == {"gather", "fan", "regroup", "route"}
+    for helper in helpers:
+        with pytest.raises(dg.DagsterInvalidConfigError, match='unexpected config entry "alpha"'):
+            dg.validate_run_config(job, {"ops": {helper: {"config": {"alpha": 1}}}})
+
+
 def test_parameter_under_the_wrong_op_is_refused(project):
     flows: Project = project("split.py", "parameters.py")
     flows.write("data.txt", "x")
