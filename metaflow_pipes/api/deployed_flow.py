@@ -18,7 +18,8 @@ from metaflow.runner.deployer import DeployedFlow, Deployer, TriggeredRun, gener
 from metaflow.runner.utils import get_lower_level_group, handle_timeout, make_process_error_message, temporary_fifo
 
 from metaflow_pipes.api.command_options import command_options
-from metaflow_pipes.cli.runs import resume, trigger
+from metaflow_pipes.cli.command import options_beside
+from metaflow_pipes.cli.runs import LAUNCH_FILE_OPTION, resume, trigger
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.lookup import find_deployment
 from metaflow_pipes.deployment.registry import registered
@@ -282,35 +283,39 @@ class DagsterDeployedFlow(DeployedFlow):
         """
         return self._launch("resume", {**kwargs, "origin_run_id": origin_run_id, "step_to_rerun": step_to_rerun})
 
-    def delete(self, **kwargs: Any) -> bool:
+    def delete(self, authorize: str | None = None) -> bool:
         """Delete the deployment; its runs are not affected.
 
         Args:
-            kwargs: `authorize`: the production token.
+            authorize: The production token, which is needed if another user has deployed it.
 
         Returns:
             Whether it could be deleted.
         """
-        process = self._start("delete", {"definitions_file": self.definitions_file, **kwargs})
+        token = [] if authorize is None else [f"--authorize={authorize}"]
+        process = self._start("delete", f"--definitions-file={self.definitions_file}", *token)
         process.sync_wait()
         return process.process.returncode == 0
 
     def _launch(self, command: str, kwargs: Mapping[str, Any]) -> DagsterTriggeredRun:
         parameters = [parameter.name for parameter in self._deployment().parameters]
         given = {n: value for n, value in kwargs.items() if n in parameters or n in map(python_name, parameters)}
-        options = {name: value for name, value in kwargs.items() if name not in given}
-        unknown = set(options) - {parameter.name for parameter in COMMANDS[command].original_params}
+        names = {
+            option.name: name
+            for name, option in options_beside(COMMANDS[command].original_params, parameters).items()
+            if not getattr(option, "hidden", False)
+        }
+        unknown = set(kwargs) - set(given) - set(names)
         if unknown:
             known = f"its parameters are: {', '.join(parameters)}" if parameters else "it has no parameters"
             raise ValueError(f"Flow {self.flow_name} has no parameter {', '.join(sorted(unknown))}: {known}.")
-        options = command_options(COMMANDS[command], options)
-        options.setdefault("definitions_file", self.definitions_file)
+        options = {names[name]: value for name, value in kwargs.items() if name not in given and value is not None}
+        options = {"definitions_file": self.definitions_file, **command_options(COMMANDS[command], options)}
         with temporary_fifo() as (attribute_file_path, attribute_file_fd), tempfile.TemporaryDirectory() as folder:
-            # in a file, values keep their types, and may be of any size
-            parameters_file = Path(folder, "parameters.json")
-            parameters_file.write_text(json.dumps(given), encoding="utf-8")
-            options.update(deployer_attribute_file=attribute_file_path, parameters_file=str(parameters_file))
-            process = self._start(command, options)
+            launch = {**options, "deployer_attribute_file": attribute_file_path, "parameters": given}
+            launch_file = Path(folder, "launch.json")
+            launch_file.write_text(json.dumps(launch), encoding="utf-8")
+            process = self._start(command, f"{LAUNCH_FILE_OPTION}={launch_file}")
             content = _attributes(attribute_file_fd, process, self.deployer.file_read_timeout)
             process.sync_wait()
             if process.process.returncode == 0:
@@ -319,16 +324,19 @@ class DagsterDeployedFlow(DeployedFlow):
             f"Error: could not {command} {self.name} on {self.deployer.TYPE} for {self.definitions_file}"
         )
 
-    def _start(self, command: str, options: Mapping[str, Any]) -> Any:
-        """Start a command of `python flow.py dagster`, as Metaflow's deployers do."""
+    def _start(self, command: str, *arguments: str) -> Any:
+        """Start a command of `python flow.py dagster`, as Metaflow's deployers do.
+
+        Its arguments are none of that API's, which would ask for the flow's required parameters among them.
+        """
         deployer = self.deployer
         api: Any = deployer.api
         # there, as for `create`: Metaflow reads the flow's configs here, and their paths are relative to that folder
         with _in_folder(deployer.cwd):
             group: Any = get_lower_level_group(api, deployer.top_level_kwargs, "dagster", deployer.deployer_kwargs)
-            arguments = getattr(group, command)(**options)
+            program = group.execute()
         pid = deployer.spm.run_command(
-            [sys.executable, *arguments],
+            [sys.executable, *program, command, *arguments],
             env=deployer.env_vars,
             cwd=deployer.cwd,
             show_output=deployer.show_output,

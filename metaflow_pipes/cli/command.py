@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from metaflow.parameters import DeployTimeField
 from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
-# Options that came after version 0.1: flows may have parameters of these names, which Metaflow does not reserve.
-LATER_OPTIONS = frozenset({"workflow_timeout"})
+# What stands before the name of an option whose own name a parameter of the flow has.
+OPTION_PREFIX = "dagster"
 # Where a command's context keeps the parameters that were given: each name with its text, or its texts.
 _GIVEN = "metaflow_pipes.parameters"
 
@@ -97,19 +98,18 @@ class ParameterCommand(Command):
         self.original_params = list(self.params)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The command's own options and those of the parameters.
-
-        An option that came later than version 0.1 gives way to a parameter of the same name.
-        """
-        flow_parameters = [p for _, p in ctx.obj.flow._get_parameters() if not p.IS_CONFIG_PARAMETER]
-        taken = {parameter.name.replace("-", "_").lower() for parameter in flow_parameters} & LATER_OPTIONS
-        own = [option for option in self.original_params if option.name not in taken]
+        """The command's own options, as they are called beside those of the parameters, and these."""
+        parameters = _flow_parameters(ctx)
         help_option = self.get_help_option(ctx)
+        has_help = any(parameter.name == "help" for parameter in parameters)
         return [
-            *(_ParameterOption(parameter, self._shows_defaults) for parameter in flow_parameters),
-            *own,
-            *([help_option] if help_option else []),
+            *(_ParameterOption(parameter, self._shows_defaults) for parameter in parameters),
+            *self._own_options(ctx).values(),
+            *([help_option] if help_option and not has_help else []),
         ]
+
+    def _own_options(self, ctx: Any) -> dict[str, Any]:
+        return options_beside(self.original_params, [parameter.name for parameter in _flow_parameters(ctx)])
 
     def parse_args(self, ctx: Any, args: Any) -> Any:
         """Parse the command's arguments, and take the parameters out of its keyword arguments."""
@@ -120,8 +120,52 @@ class ParameterCommand(Command):
                 value = ctx.params.pop(option.name)
                 if value is not None and value != ():
                     given[option.parameter.name] = value
+        for name, option in self._own_options(ctx).items():
+            ctx.params[name] = ctx.params.pop(option.name)
         ctx.meta[_GIVEN] = given
         return rest
+
+
+def options_beside(options: Iterable[Any], parameters: Iterable[str]) -> dict[str, Any]:
+    """The options of a command for flows, as they are called beside the flow's parameters.
+
+    A parameter has its name for itself, as for Metaflow's `run`, which does not know these options: an option of the
+    same name is called `--dagster-<name>`.
+
+    Args:
+        options: The command's own options.
+        parameters: The names of the flow's parameters.
+
+    Returns:
+        For the Python name of each option, the option as it is to be given.
+    """
+    taken = {_identifier(name) for name in parameters}
+    beside = {}
+    for option in options:
+        names = {option.name, *(_identifier(text.lstrip("-")) for text in (*option.opts, *option.secondary_opts))}
+        beside[option.name] = option if names.isdisjoint(taken) else _renamed(option, taken)
+    return beside
+
+
+def _renamed(option: Any, taken: Collection[str]) -> Any:
+    """An option under a name that nothing else has."""
+    prefix = OPTION_PREFIX
+    while f"{prefix}_{option.name}" in taken:
+        prefix = f"{prefix}-{OPTION_PREFIX}"
+    renamed = copy.copy(option)
+    renamed.name = f"{_identifier(prefix)}_{option.name}"
+    renamed.opts = [text.replace("--", f"--{prefix}-", 1) for text in option.opts]
+    renamed.secondary_opts = [text.replace("--no-", f"--no-{prefix}-", 1) for text in option.secondary_opts]
+    return renamed
+
+
+def _identifier(name: str) -> str:
+    """A parameter's or an option's name as Python's keyword arguments have it."""
+    return name.replace("-", "_").lower()
+
+
+def _flow_parameters(ctx: Any) -> list[Any]:
+    return [parameter for _, parameter in ctx.obj.flow._get_parameters() if not parameter.IS_CONFIG_PARAMETER]
 
 
 def given_parameters(ctx: Any) -> dict[str, Any]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import DagsterService, RunRecord
 
+# A JSON file in which Metaflow's Deployer API gives options by their Python names. There, values keep their types, may
+# be of any size, and share no name with the flow's parameters, which are one of them.
+LAUNCH_FILE_OPTION = "--deployer-launch-file"
 # How wide a table is that no terminal limits.
 TABLE_WIDTH = 200
 
@@ -93,10 +96,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Show the run's progress until it ends, and exit with 0 if it succeeds, else with 1.",
             ),
             _url_option,
-            click.option(
-                "--deployer-attribute-file", default=None, type=str, hidden=True, help="For Metaflow's Deployer."
-            ),
-            click.option("--parameters-file", default=None, type=str, hidden=True, help="For Metaflow's Deployer."),
+            click.option(LAUNCH_FILE_OPTION, default=None, hidden=True, help="For Metaflow's Deployer API."),
         )
     ):
         command = option(command)
@@ -108,7 +108,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def trigger(ctx: Any, **options: Any) -> None:
     """Launch a run of the deployed flow."""
-    launch = _Launch(ctx, **options)
+    launch = _Launch(ctx, **_with_those_of_a_file(**options))
     launch.begin({**launch.from_environment(), **launch.given()}, {})
 
 
@@ -126,10 +126,12 @@ def trigger(ctx: Any, **options: Any) -> None:
 )
 @_launch_options
 @click.pass_context
-def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **options: Any) -> None:
+def resume(ctx: Any, **options: Any) -> None:
     """Launch a run that goes on from an earlier one."""
     from metaflow_pipes.runs.origin import Origin
 
+    options = _with_those_of_a_file(**options)
+    step_to_rerun, origin_run_id = options.pop("step_to_rerun"), options.pop("origin_run_id")
     launch = _Launch(ctx, **options)
     if step_to_rerun is not None and step_to_rerun not in launch.deployment.steps:
         steps = ", ".join(launch.deployment.steps)
@@ -146,12 +148,21 @@ def resume(ctx: Any, step_to_rerun: str | None, origin_run_id: str | None, **opt
     launch.begin({**kept, **given}, origin.tags(step_to_rerun, not_kept))
 
 
+def _with_those_of_a_file(*, deployer_launch_file: str | None, **options: Any) -> dict[str, Any]:
+    """The options of a command, among them those of `LAUNCH_FILE_OPTION`."""
+    if deployer_launch_file is None:
+        return options
+    return {**options, **json.loads(Path(deployer_launch_file).read_text(encoding="utf-8"))}
+
+
 class _Launch:
     """The launch of a run by a command.
 
     Args:
         ctx: The command's context.
         options: The options of `_launch_options`.
+        deployer_attribute_file: Where Metaflow's Deployer API reads which run was launched.
+        parameters: The values that this API gives to parameters, by their names.
     """
 
     def __init__(
@@ -162,13 +173,13 @@ class _Launch:
         tags: tuple[str, ...],
         decospecs: tuple[str, ...],
         user_namespace: str | None,
-        workflow_timeout: int | None = None,
+        workflow_timeout: int | None,
         definitions_file: str | None,
         run_id_file: str | None,
         wait: bool,
         url: str | None,
-        deployer_attribute_file: str | None,
-        parameters_file: str | None,
+        deployer_attribute_file: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ):
         from metaflow_pipes.deployment.lookup import deployment_of
         from metaflow_pipes.run_options import RunOptions
@@ -180,7 +191,7 @@ class _Launch:
         self._wait = wait
         self._url = url
         self._deployer_attribute_file = deployer_attribute_file
-        self._parameters_file = parameters_file
+        self._parameters = parameters or {}
         self._options = RunOptions(tags, decospecs, user_namespace, workflow_timeout)
         self._check_options()
         self.deployment = deployment_of(ctx, definitions_file=definitions_file)
@@ -215,8 +226,7 @@ class _Launch:
         from metaflow_pipes.runs.run_config import from_text, parameter_of, split_run_params
 
         given = from_text(self.deployment, {**given_parameters(self._ctx), **split_run_params(self._run_params)})
-        if self._parameters_file is not None:
-            given.update(json.loads(Path(self._parameters_file).read_text(encoding="utf-8")))
+        given.update(self._parameters)
         return {parameter_of(self.deployment, name).name: value for name, value in given.items()}
 
     def begin(self, values: Mapping[str, Any], tags: Mapping[str, str]) -> None:

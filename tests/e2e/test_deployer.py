@@ -86,7 +86,7 @@ print("seen", run.status, run.run["start"].task["seen"].data)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project, and where the instance and the deployments of this module are."""
     folder = tmp_path_factory.mktemp("deployer")
-    flows = Project.of(folder / "project", "parameters.py", "flaky.py", "slow.py")
+    flows = Project.of(folder / "project", "parameters.py", "flaky.py", "slow.py", "clashing.py")
     flows.write("data.txt", "the data\n")
     # Metaflow's Deployer takes no flow with a parameter whose name is a keyword
     source = (flows.folder / "parameters.py").read_text()
@@ -280,6 +280,17 @@ def test_trigger_refuses_options_of_wrong_types(folder):
         flow.trigger(workflow_timeout=True)
     with pytest.raises(TypeError, match="tags is 'now', but has to be a list of str"):
         flow.resume("dagster-0000", tags="now")
+
+
+def test_required_parameters_and_options_of_the_same_names_are_given_apart(folder):
+    flow = deployed("clashing.py")
+    run = flow.trigger(url="u", wait=True, definitions_file="d", parameters="many", workflow_timeout=60)
+    run.wait_for_completion(timeout=120)
+    assert run.run.data.seen == ["u", True, "d", 0, "many", "no help"]
+    with pytest.raises(RuntimeError, match="http://localhost:1"):
+        flow.trigger(url="u", dagster_url="http://localhost:1")
+    with pytest.raises(RuntimeError, match="requires the parameter url"):
+        flow.trigger()
 
 
 def test_lists_may_be_tuples_and_paths_may_be_paths(folder):

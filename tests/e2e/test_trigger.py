@@ -360,6 +360,24 @@ def test_help_of_trigger_shows_the_defaults_of_parameters(shell):
     assert "0.1]" not in shell("parameters.py", "resume", "--help").stdout
 
 
+def test_parameters_with_the_names_of_options_leave_them_another(project, tmp_path):
+    flows: Project = project("clashing.py")
+    result = flows.run("clashing.py", {"url": "u"})
+    assert flows.run_of(result).data.seen == ["u", False, "none", 0, "few", "no help"]
+    shell = Shell(flows, tmp_path / "home")
+    shell.home.mkdir()
+    (shell.home / "dagster.yaml").touch()
+    given = ("--url", "u", "--wait", "yes", "--definitions_file", "d", "--step-to-rerun", "5", "--help", "me")
+    finished = shell("clashing.py", "trigger", *given, "--dagster-wait", "--dagster-definitions-file", "defs.py")
+    assert "end" in finished.stdout
+    run_id = finished.stdout.split("Metaflow run:  ClashingFlow/")[1].split()[0]
+    assert flows.metaflow_run("ClashingFlow", run_id).data.seen == ["u", True, "d", 5, "few", "me"]
+    shell("clashing.py", "resume", "end", "--url", "v", "--dagster-wait", "--origin-run-id", run_id)
+    shown = flows.refuses("clashing.py", "trigger", "--url", "u", "--dagster-url", "http://localhost:1")
+    assert "http://localhost:1" in shown
+    assert "--dagster-url" in flows.refuses("clashing.py", "trigger", "--dagster-urls", "x")
+
+
 def test_interrupted_wait_is_no_error_of_dagster(shell):
     arguments = [sys.executable, "slow.py", "--quiet", "dagster", "trigger", "--wait"]
     waiting = subprocess.Popen(
