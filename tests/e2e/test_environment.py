@@ -70,6 +70,16 @@ def test_step_environment_ranks_over_step_env_over_the_runs(runs):
     assert start["ONLY_RUN"] == end["ONLY_RUN"] == "from the run"
 
 
+def test_step_environment_ranks_over_the_name_of_the_runtime(runs):
+    run, native, _ = runs
+    assert {step: run[step].task.data.seen["METAFLOW_RUNTIME_NAME"] for step in ("start", "end")} == {
+        "start": "of the step",
+        "end": "dagster",
+    }
+    assert "runtime:of the step" in run["start"].task.system_tags
+    assert native["start"].task.data.seen["METAFLOW_RUNTIME_NAME"] == "of the step"
+
+
 def test_variables_are_in_place_before_the_interpreter_starts(runs):
     run, native, _ = runs
     start = run["start"].task.data

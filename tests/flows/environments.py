@@ -38,6 +38,7 @@ class EnvironmentsFlow(FlowSpec):
             "PYTHONHASHSEED": "7",
             "PYTHONOPTIMIZE": "1",
             "METAFLOW_CONTACT_INFO": '{"a": "b"}',
+            "METAFLOW_RUNTIME_NAME": "of the step",
         }
     )
     @step
