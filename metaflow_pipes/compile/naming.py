@@ -89,7 +89,10 @@ def definition_name(job: str, op: str) -> str:
         job: The job's name.
         op: The op's name: what step keys and the run config call it.
     """
-    return f"{job}__{op}"
+    name = f"{job}__{op}"
+    is_of_one_job = [name[:end] for end in range(1, len(name) - 2) if name.startswith("__", end)] == [job]
+    # `b__c` of job A and `c` of job A__b: only where the job's name ends tells these apart
+    return name if is_of_one_job else f"{name}__{len(job)}"
 
 
 def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:

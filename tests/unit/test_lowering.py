@@ -13,7 +13,7 @@ from models import flow_model, step_model
 from metaflow_pipes import CompileError
 from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference
-from metaflow_pipes.compile.naming import RESERVED_NAMES
+from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name
 from metaflow_pipes.compile.options import parse_step_env
 
 
@@ -171,3 +171,18 @@ def test_step_takes_all_items_of_a_foreach_unless_a_switch_in_that_can_pass_it_b
         "both": "start",
         "join": None,
     }
+
+
+@given(st.sets(st.tuples(*[st.text("ab_1", min_size=1, max_size=6)] * 2), max_size=60))
+def test_definition_names_of_all_jobs_differ(names):
+    assert len({definition_name(job, op) for job, op in names}) == len(names)
+
+
+def test_usual_definition_names_are_those_of_job_and_op():
+    usual = [("TrainFlow", "start"), ("shop_user_ann_TrainFlow", "fit_linear"), ("TypesFlow", "type__")]
+    assert [definition_name(*names) for names in usual] == [
+        "TrainFlow__start",
+        "shop_user_ann_TrainFlow__fit_linear",
+        "TypesFlow__type__",
+    ]
+    assert definition_name("A", "b__c") != definition_name("A__b", "c")
