@@ -13,7 +13,7 @@ class ItemsFlow(FlowSpec):
 
     @step
     def start(self):
-        self.numbers = list(range(12))
+        self.numbers = list(range(8))
         self.next(self.work, foreach="numbers")
 
     @step
