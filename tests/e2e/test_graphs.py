@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import EXAMPLES, Project, execute, failure_description, failures, job_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dagster as dg
+
+shares_runs = pytest.mark.xdist_group("graphs")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Project, dg.ExecuteInProcessResult]]:
+    """Runs a flow of `tests/flows` with parameters, once for all tests of this module that look at that run."""
+
+    @functools.cache
+    def run(flow: str, **parameters: Any) -> tuple[Project, dg.ExecuteInProcessResult]:
+        flows = Project.of(tmp_path_factory.mktemp("graphs") / "project", flow)
+        return flows, execute(job_of(flows.compile(flow)), parameters or None)
+
+    return run
 
 
 def _tasks(run):
@@ -31,6 +55,7 @@ def _skipped(result):
     return {event.step_key for event in result.all_events if event.event_type_value == "STEP_SKIPPED"}
 
 
+@shares_runs
 @pytest.mark.parametrize(
     ("flow", "parameters"),
     [
@@ -47,9 +72,8 @@ def _skipped(result):
         ("shared_body.py", {"way": "two"}),
     ],
 )
-def test_tasks_are_those_of_metaflows_own_run(project, flow, parameters):
-    flows: Project = project(flow)
-    result = execute(job_of(flows.compile(flow)), parameters or None)
+def test_tasks_are_those_of_metaflows_own_run(ran, flow, parameters):
+    flows, result = ran(flow, **parameters)
     assert result.success
     run = flows.run_of(result)
     assert run.successful
@@ -57,9 +81,9 @@ def test_tasks_are_those_of_metaflows_own_run(project, flow, parameters):
     assert _tasks(run) == _tasks(native)
 
 
-def test_task_ids_and_step_keys_show_the_place(project):
-    flows: Project = project("nested.py")
-    result = flows.run("nested.py")
+@shares_runs
+def test_task_ids_and_step_keys_show_the_place(ran):
+    flows, result = ran("nested.py")
     run = flows.run_of(result)
     succeeded = {event.step_key for event in result.all_events if event.event_type_value == "STEP_SUCCESS"}
     for step, keys in (("outer", ["0", "1", "2"]), ("leaf", ["1_1_0", "1_1_1", "2_1_0", "2_1_1"])):
@@ -69,9 +93,10 @@ def test_task_ids_and_step_keys_show_the_place(project):
     assert [frame.index for frame in leaf["_foreach_stack"].data] == [2, 1, 0]
 
 
-def test_foreach_join_takes_its_inputs_by_index(project):
-    flows: Project = project("nested.py")
-    tasks = flows.run_of(flows.run("nested.py"))["middle_join"]
+@shares_runs
+def test_foreach_join_takes_its_inputs_by_index(ran):
+    flows, result = ran("nested.py")
+    tasks = flows.run_of(result)["middle_join"]
     assert {task.id: task["_places"].data for task in tasks} == {
         "middle_join-0": [0],
         "middle_join-1": [0, 1, 2],
@@ -79,18 +104,18 @@ def test_foreach_join_takes_its_inputs_by_index(project):
     }
 
 
-def test_branches_that_were_not_chosen_are_skipped(project):
-    flows: Project = project("switches.py")
-    job = job_of(flows.compile("switches.py"))
-    assert _skipped(execute(job, {"way": "few"})) >= {"many", "joined", "right"}
-    result = execute(job, {"way": "none"})
+@shares_runs
+def test_branches_that_were_not_chosen_are_skipped(ran):
+    _, result = ran("switches.py", way="few")
+    assert _skipped(result) >= {"many", "joined", "right"}
+    flows, result = ran("switches.py", way="none")
     assert _skipped(result) >= {"many", "joined", "few", "left", "right", "merged"}
     assert {step.id for step in flows.run_of(result)} == {"start", "end"}
 
 
-def test_loop_shows_its_iterations(project):
-    flows: Project = project("loops.py")
-    result = flows.run("loops.py")
+@shares_runs
+def test_loop_shows_its_iterations(ran):
+    flows, result = ran("loops.py")
     (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT" and e.step_key == "loop"]
     rows = [record.data for record in output.event_specific_data.metadata["iterations"].records]
     assert [row["iteration"] for row in rows] == [0, 1, 2]
@@ -128,11 +153,13 @@ def test_loop_fails_after_the_last_retry_of_an_iteration(project):
     assert "(attempt 1) failed: ValueError: in its second iteration" in failure_description(failed)
 
 
+@shares_runs
 @pytest.mark.parametrize("flow", ["parallel_steps.py", "unbounded.py"])
-def test_workers_of_a_control_task_run_in_its_interpreter(project, monkeypatch, flow):
+def test_workers_of_a_control_task_run_in_its_interpreter(ran, flow):
     # with Metaflow's own runner, only an activated virtual environment makes it so
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert project(flow).run(flow).success
+    assert str(Path(sys.executable).parent) not in os.environ["PATH"].split(os.pathsep)
+    _, result = ran(flow)
+    assert result.success
 
 
 FOREACH = (
