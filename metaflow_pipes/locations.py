@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,28 @@ def staleness(
             f"{again}"
         )
     return None
+
+
+def program(name: str, *, in_folder: Path | None = None) -> str:
+    """How a shell calls a program of this interpreter's environment, which need not be the one that is activated.
+
+    Args:
+        name: `python`, or a script beside it, such as `dagster`.
+        in_folder: The folder of the shell; None is the working directory.
+
+    Returns:
+        The bare name if the PATH leads to this environment, else the path of the program.
+    """
+    interpreter = Path(sys.executable)
+    script = interpreter if name == "python" else interpreter.with_name(name)
+    found = shutil.which(name)
+    if found is not None and Path(found).parent == script.parent:
+        return name
+    if not script.exists():
+        return f"{program('python', in_folder=in_folder)} -m {name}"
+    relative = os.path.relpath(script, in_folder or Path.cwd())
+    is_shorter = len(relative) < len(str(script)) and os.sep in relative
+    return shlex.quote(relative if is_shorter else str(script))
 
 
 def _create_command(flow_file: Path, definitions_file: str | os.PathLike[str], folder: Path) -> str:

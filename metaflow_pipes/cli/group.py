@@ -154,6 +154,7 @@ def create(
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name
     from metaflow_pipes.deployment.production_tokens import TokenOptions
+    from metaflow_pipes.locations import program
 
     obj = context.obj
     options = JobOptions(
@@ -182,8 +183,8 @@ def create(
         f"Compiled flow {obj.flow.name} to {shown}: Dagster job {job.name} with {len(job.ops)} ops.",
         fg="green",
     )
-    echo(f"    dagster dev -f {shown}", nl=True)
-    echo(f"    dagster job execute -f {shown} -j {job.name}")
+    echo(f"    {program('dagster')} dev -f {shown}", nl=True)
+    echo(f"    {program('dagster')} job execute -f {shown} -j {job.name}")
     _echo_automation(echo, job)
     echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
     if user_namespace is None:

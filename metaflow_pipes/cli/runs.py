@@ -21,6 +21,7 @@ from metaflow_pipes.cli.command import (
     definitions_file_option,
     given_parameters,
 )
+from metaflow_pipes.locations import program
 from metaflow_pipes.names import HOME_VARIABLE, URL_VARIABLE
 
 if TYPE_CHECKING:
@@ -266,7 +267,8 @@ class _Launch:
             echo(f"                   once it is open: {command}")
         folder = self.deployment.working_directory
         there = "" if Path.cwd() == folder else f"cd {shlex.quote(str(folder))} && "
-        echo(f"    Logs:          {there}{self.deployment.logs_command(f'{run.metaflow_run_id}/STEP')}")
+        logs = self.deployment.logs_command(f"{run.metaflow_run_id}/STEP").removeprefix("python ")
+        echo(f"    Logs:          {there}{program('python', in_folder=folder)} {logs}")
 
 
 @click.command(cls=Command, help="Show how far a run is.")
@@ -374,10 +376,10 @@ def _wait(obj: Any, service: DagsterService, run: RunRecord, steps: Mapping[str,
 
         ended, failures = watch(service, run, steps, _console(stderr=True))
     except KeyboardInterrupt:
-        program = shlex.quote(obj.entrypoint[-1])
+        flow_file = shlex.quote(obj.entrypoint[-1])
         raise Interrupted(
-            f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: python {program} dagster "
-            f"terminate {run.metaflow_run_id}"
+            f"Run {run.metaflow_run_id} goes on, and is no longer waited for. To end it: {program('python')} "
+            f"{flow_file} dagster terminate {run.metaflow_run_id}"
         ) from None
     if ended.status is not RunStatus.SUCCEEDED:
         reasons = "".join(

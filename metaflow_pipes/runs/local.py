@@ -27,6 +27,7 @@ from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagst
 from sqlalchemy.exc import SQLAlchemyError
 
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.locations import program
 from metaflow_pipes.names import (
     HOME_VARIABLE,
     PIPES_VARIABLES_PREFIX,
@@ -247,7 +248,7 @@ class LocalInstance:
         file = deployment.definitions_file
         shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         home = DEFAULT_HOME if self._is_default else shlex.quote(str(self.home))
-        return f"{HOME_VARIABLE}={home} dagster dev -f {shlex.quote(str(shown))}"
+        return f"{HOME_VARIABLE}={home} {program('dagster')} dev -f {shlex.quote(str(shown))}"
 
     def _terminate_launched(self, run: RunRecord) -> None:
         """End a run that a run launcher of Dagster has launched, from the UI, by a schedule or a sensor."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from support import Project, execute, job_of, load
+from support import Project, execute, job_of, load, path_with_python
 
 from metaflow_pipes import CompileError, DagsterCompiler
 from metaflow_pipes.deployment.lookup import find_deployment
@@ -24,6 +24,19 @@ def test_default_file_is_the_job_name_in_the_current_directory(project):
     assert (flows.folder / "onestepflow_dagster.py").is_file()
     assert "dagster dev -f onestepflow_dagster.py" in output
     assert "dagster job execute -f onestepflow_dagster.py -j OneStepFlow" in output
+
+
+def test_printed_commands_work_whether_the_environment_is_activated_or_not(project, tmp_path):
+    flows: Project = project("one_step.py")
+    shown = flows.metaflow("one_step.py", "dagster", "create").stdout
+    (command,) = (line.strip() for line in shown.splitlines() if " job execute " in line)
+    env = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
+    (tmp_path / "dagster.yaml").touch()
+    run = subprocess.run(command, shell=True, cwd=flows.folder, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    activated = flows.metaflow("one_step.py", "dagster", "create", PATH=path_with_python()).stdout
+    assert "    dagster dev -f onestepflow_dagster.py" in activated
+    assert "    dagster job execute -f onestepflow_dagster.py -j OneStepFlow" in activated
 
 
 def test_quiet_says_nothing(project):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
-from support import Project, execute, failures, job_of, values_of
+from support import Project, execute, failures, job_of, path_with_python, values_of
 
 from metaflow_pipes.names import WORKER_TAG
 from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
@@ -406,10 +406,10 @@ def test_printed_commands_for_logs_find_a_run_in_a_datastore_of_its_own(project,
     (printed,) = (line.split("Logs:")[1].strip() for line in finished.stdout.splitlines() if "Logs:" in line)
     (failed,) = failures(execute(job_of(definitions), {"number": -1}), "start")
     of_the_failure = failed.event_specific_data.user_failure_data.metadata["logs"].value.strip("`")
-    activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in (printed.replace("/STEP", "/start"), of_the_failure):
+    activated = {**os.environ, "PATH": path_with_python()}
+    for command, env in ((printed.replace("/STEP", "/start"), None), (of_the_failure, activated)):
         shown = subprocess.run(
-            command, shell=True, cwd=flows.folder, env=activated, capture_output=True, text=True, check=False
+            command, shell=True, cwd=flows.folder, env=env, capture_output=True, text=True, check=False
         )
         assert "Traceback" in shown.stdout, command
 
@@ -488,7 +488,9 @@ def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp
     flows.write("ready", "")
     flows.compile("flaky.py", "--executor", "in_process")
     finished = flows.metaflow("flaky.py", "dagster", "trigger", "--wait", HOME=str(tmp_path))
-    assert "DAGSTER_HOME=~/.metaflow-pipes/dagster dagster dev -f defs.py" in finished.stdout
+    own = os.path.relpath(Path(sys.executable).with_name("dagster"), flows.folder)
+    shown = min(own, str(Path(sys.executable).with_name("dagster")), key=len)
+    assert f"DAGSTER_HOME=~/.metaflow-pipes/dagster {shown} dev -f defs.py" in finished.stdout
     listed = flows.metaflow("flaky.py", "dagster", "list-runs", HOME=str(tmp_path)).stdout
     assert SUCCEEDED in listed
     with dg.DagsterInstance.from_config(str(tmp_path / ".metaflow-pipes" / "dagster")) as instance:
