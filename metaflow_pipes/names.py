@@ -36,6 +36,11 @@ RESUME_RETRY_TAG = "dagster/is_resume_retry"
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
 
+# Of a run that events started: a JSON list of them, each with `name`, `id`, `timestamp` and `type`.
+TRIGGERS_TAG = "metaflow/triggers"
+
+# Where `dagster dev` opens the UI, unless it is told another port.
+DAGSTER_DEV_URL = "http://localhost:3000"
 # Where a Dagster is found: its webserver, or else its instance on this machine.
 URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
 HOME_VARIABLE = "DAGSTER_HOME"

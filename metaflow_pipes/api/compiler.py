@@ -47,6 +47,12 @@ class DagsterCompiler:
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
         workflow_timeout: How long a run may take, in seconds. It fails when that is over.
         paused: Whether schedules and sensors are deployed stopped.
+        notify_on_error: Whether a message is sent for each run that fails or is canceled.
+        notify_on_success: Whether one is sent for each run that succeeds.
+        notify_slack_webhook_url: The incoming webhook of Slack that takes the messages, or `env:` and the name of the
+            variable that holds it.
+        notify_webhook_url: The address that takes the messages as JSON, or `env:` and the name of the variable.
+        notify_email: Who gets the messages as e-mail; several addresses are separated by commas.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -74,6 +80,11 @@ class DagsterCompiler:
         translator: str | None = None,
         workflow_timeout: int | None = None,
         paused: bool = False,
+        notify_on_error: bool = False,
+        notify_on_success: bool = False,
+        notify_slack_webhook_url: str | None = None,
+        notify_webhook_url: str | None = None,
+        notify_email: str | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -94,6 +105,11 @@ class DagsterCompiler:
             translator=translator,
             workflow_timeout=workflow_timeout,
             paused=paused,
+            notify_on_error=notify_on_error,
+            notify_on_success=notify_on_success,
+            notify_slack_webhook_url=notify_slack_webhook_url,
+            notify_webhook_url=notify_webhook_url,
+            notify_email=notify_email,
         )
         check_options(options)
         check_list("decospecs", decospecs)

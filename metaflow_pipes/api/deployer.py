@@ -66,6 +66,16 @@ class DagsterDeployer(DeployerImpl):
             The time limit of each run, in seconds.
         paused : bool, optional, default False
             Whether schedules and sensors are deployed stopped.
+        notify_on_error : bool, optional, default False
+            Send a message for each run that fails or is canceled.
+        notify_on_success : bool, optional, default False
+            Send a message for each run that succeeds.
+        notify_slack_webhook_url : str, optional, default None
+            The incoming webhook of Slack that takes the messages, or `env:NAME`.
+        notify_webhook_url : str, optional, default None
+            An address that takes the messages as JSON, or `env:NAME`.
+        notify_email : str, optional, default None
+            Who gets the messages as e-mail.
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

@@ -104,6 +104,37 @@ for command in (trigger, resume, status, list_runs, terminate):
     help="Deploy the flow's schedules and sensors stopped. They can be started in the Dagster UI.",
 )
 @click.option(
+    "--notify-on-error/--no-notify-on-error",
+    default=False,
+    show_default=True,
+    help="Send a message for each run that fails or is canceled.",
+)
+@click.option(
+    "--notify-on-success/--no-notify-on-success",
+    default=False,
+    show_default=True,
+    help="Send a message for each run that succeeds.",
+)
+@click.option(
+    "--notify-slack-webhook-url",
+    default=None,
+    metavar="URL",
+    help="The incoming webhook of Slack that takes the messages; env:NAME for the variable that holds it.",
+)
+@click.option(
+    "--notify-webhook-url",
+    default=None,
+    metavar="URL",
+    help="An address that takes the messages as JSON, by POST; env:NAME for the variable that holds it.",
+)
+@click.option(
+    "--notify-email",
+    default=None,
+    metavar="ADDRESS",
+    help="Who gets the messages as e-mail; several addresses are separated by commas. SMTP_HOST and other variables "
+    "say by which server.",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -142,6 +173,11 @@ def create(
     translator: str | None,
     workflow_timeout: int | None,
     paused: bool,
+    notify_on_error: bool,
+    notify_on_success: bool,
+    notify_slack_webhook_url: str | None,
+    notify_webhook_url: str | None,
+    notify_email: str | None,
     authorize: str | None,
     generate_new_token: bool,
     given_token: str | None,
@@ -168,6 +204,11 @@ def create(
         translator=translator,
         workflow_timeout=workflow_timeout,
         paused=paused,
+        notify_on_error=notify_on_error,
+        notify_on_success=notify_on_success,
+        notify_slack_webhook_url=notify_slack_webhook_url,
+        notify_webhook_url=notify_webhook_url,
+        notify_email=notify_email,
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qsl, urlsplit
 
 from step_wrapper.wire import names_a_secret
 
@@ -16,6 +17,12 @@ _VALUE = re.compile(
     r"|\b[a-z][a-z0-9+.\-]{0,20}://[^/\s:@]*:[^/\s@]+@"  # user and password in a URL
 )
 
+# Chat services, whose webhooks ask for nothing but their address.
+_WEBHOOK_HOSTS = ("discord.com", "discordapp.com", "chat.googleapis.com")
+_WEBHOOK_DOMAINS = (".slack.com", ".webhook.office.com", ".logic.azure.com")
+# Parameters of a URL that sign it, or hold its key.
+_SIGNATURES = ("sig", "signature", "key", "auth", "code")
+
 
 def looks_like_credential(name: str, value: object) -> bool:
     """Whether a variable looks as if it held a key, token or password.
@@ -26,3 +33,19 @@ def looks_like_credential(name: str, value: object) -> bool:
     """
     by_name = names_a_secret(name) and value not in (None, "")
     return by_name or (isinstance(value, str) and _VALUE.search(value) is not None)
+
+
+def is_secret_url(url: str) -> bool:
+    """Whether whoever knows a URL may use what is there: a webhook of a chat service, or one with a password or key."""
+    if _VALUE.search(url) is not None:
+        return True
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return True  # nothing is known of it
+    return (
+        host in _WEBHOOK_HOSTS
+        or host.endswith(_WEBHOOK_DOMAINS)
+        or any(names_a_secret(name) or name.lower() in _SIGNATURES for name, _ in parse_qsl(parts.query))
+    )

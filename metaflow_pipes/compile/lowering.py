@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
+from metaflow_pipes.compile.automation.notifications import notification_sensors, without_secrets
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, executor_of, translator_of
-from metaflow_pipes.compile.warnings import config_warnings, credential_warnings, decorator_warnings
+from metaflow_pipes.compile.warnings import (
+    config_warnings,
+    credential_warnings,
+    decorator_warnings,
+    exit_hook_warnings,
+    notification_warnings,
+)
 from metaflow_pipes.compile.wiring import wire
 from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG
 from metaflow_pipes.run_options import shown_tags
@@ -52,8 +60,14 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         translator=translator_of(options),
         tags=_run_tags(flow, options),
         schedules=(),
-        sensors=(),
-        warnings=(*decorator_warnings(flow), *config_warnings(flow), *credential_warnings(flow, options)),
+        sensors=(*exit_hook_sensors(flow, name, options), *notification_sensors(name, without_secrets(options))),
+        warnings=(
+            *decorator_warnings(flow),
+            *config_warnings(flow),
+            *credential_warnings(flow, options),
+            *exit_hook_warnings(flow),
+            *notification_warnings(options),
+        ),
     )
 
 

@@ -95,6 +95,23 @@ class StepModel:
 
 
 @dataclass(frozen=True)
+class ExitHooksModel:
+    """What runs when a run of a flow has ended (`@exit_hook`).
+
+    Attributes:
+        on_success: The hooks after a success: names of functions of the flow file, and import paths.
+        on_error: The hooks after any other end.
+        timeout_seconds: How long a hook may take, or None for the default.
+        not_importable: For each import path that can't be imported where the flow is compiled, the reason.
+    """
+
+    on_success: tuple[str, ...] = ()
+    on_error: tuple[str, ...] = ()
+    timeout_seconds: int | None = None
+    not_importable: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FlowModel:
     """A Metaflow flow, as the options on its command line make it.
 
@@ -117,6 +134,7 @@ class FlowModel:
         inert_decorators: Decorators of the flow that do nothing on Dagster.
         user: Who compiled the flow: the Metaflow user where the run's environment names none.
         lost_config_types: For each `Config` that holds more than Python's own types, the names of those others.
+        exit_hooks: What runs when a run of it has ended.
     """
 
     name: str
@@ -137,6 +155,7 @@ class FlowModel:
     inert_decorators: tuple[str, ...]
     user: str
     lost_config_types: Mapping[str, str] = field(default_factory=dict)
+    exit_hooks: ExitHooksModel = field(default_factory=ExitHooksModel)
 
 
 @dataclass(frozen=True)
@@ -162,6 +181,12 @@ class JobOptions:
         translator: `package.module:Class` of the translator that says how steps become assets, or None for the default.
         workflow_timeout: How long a run may take, in seconds, or None.
         paused: Whether schedules and sensors are deployed stopped.
+        notify_on_error: Whether a message is sent for each run that fails or is canceled.
+        notify_on_success: Whether one is sent for each run that succeeds.
+        notify_slack_webhook_url: The address of a Slack webhook that takes them, or `env:` and the name of the
+            variable that holds it; None for none.
+        notify_webhook_url: The same of a receiver that takes JSON.
+        notify_email: The addresses that get them as e-mail, separated by commas, or None.
     """
 
     name: str | None = None
@@ -174,6 +199,11 @@ class JobOptions:
     translator: str | None = None
     workflow_timeout: int | None = None
     paused: bool = False
+    notify_on_error: bool = False
+    notify_on_success: bool = False
+    notify_slack_webhook_url: str | None = None
+    notify_webhook_url: str | None = None
+    notify_email: str | None = None
 
 
 @dataclass(frozen=True)

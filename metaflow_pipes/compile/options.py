@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.compile.automation.notifications import check_notifications
 from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
 from metaflow_pipes.errors import CompileError
 
@@ -31,6 +32,11 @@ _TYPES = {
     "translator": str,
     "workflow_timeout": int,
     "paused": bool,
+    "notify_on_error": bool,
+    "notify_on_success": bool,
+    "notify_slack_webhook_url": str,
+    "notify_webhook_url": str,
+    "notify_email": str,
 }
 
 _IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
@@ -53,6 +59,7 @@ def check_options(options: JobOptions) -> None:
     if options.log_level.lower() not in LOG_LEVELS:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
     check_workflow_timeout(options.workflow_timeout)
+    check_notifications(options)
 
 
 def check_workflow_timeout(seconds: int | None) -> None:

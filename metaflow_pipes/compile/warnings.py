@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.compile.automation.notifications import ENVIRONMENT_PREFIX, webhooks, without_secrets
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.model import FromRunEnvironment
 
@@ -29,6 +30,34 @@ def config_warnings(flow: FlowModel) -> Iterable[str]:
             f"Config {config} of flow {flow.name} holds {types}, and the steps get a plain dict, list, tuple, string "
             "or number: the definitions file has literals. Convert it in the steps, or let its parser return those."
         )
+
+
+def exit_hook_warnings(flow: FlowModel) -> Iterable[str]:
+    """A sentence for each exit hook that can't be imported where the flow is compiled."""
+    for path, problem in flow.exit_hooks.not_importable.items():
+        yield (
+            f"The hook {path} of @exit_hook of flow {flow.name} can't be imported here ({problem}). It fails after "
+            "each run, unless it can be imported where the run is executed."
+        )
+
+
+def notification_warnings(options: JobOptions) -> Iterable[str]:
+    """A sentence for each address of a receiver that is given itself, and not by a variable's name."""
+    written = webhooks(without_secrets(options))
+    for name, url in webhooks(options).items():
+        option = f"--{name.replace('_', '-')}"
+        if url == written[name] and not url.startswith(ENVIRONMENT_PREFIX):
+            yield (
+                f"The address of {option} is written into the definitions file. If it is secret, as those of Slack "
+                f"are, give the name of an environment variable that holds it: {option} env:NAME."
+            )
+        elif url != written[name]:
+            variable = written[name].removeprefix(ENVIRONMENT_PREFIX)
+            yield (
+                f"The address of {option} is a secret, so it is not written into the definitions file. No message is "
+                f"sent before you set {variable} to it in the environment of the Dagster code location, and of "
+                f"`dagster trigger`. For a variable of another name: {option} env:NAME."
+            )
 
 
 def credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:

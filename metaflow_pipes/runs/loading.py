@@ -1,4 +1,4 @@
-"""Loading the job of a definitions file, in any process that runs it."""
+"""Loading a definitions file, in any process that runs its job."""
 
 from __future__ import annotations
 
@@ -23,6 +23,37 @@ def load_job(definitions_file: str, name: str) -> dg.JobDefinition:
     Raises:
         DeploymentError: The file can't be executed, or has no such job.
     """
+    return job_in(load_definitions(definitions_file), definitions_file, name)
+
+
+def job_in(definitions: dg.Definitions, definitions_file: str, name: str) -> dg.JobDefinition:
+    """A job of definitions.
+
+    Args:
+        definitions: The definitions.
+        definitions_file: The file that they are from, for the message of an error.
+        name: The job.
+
+    Raises:
+        DeploymentError: There is no such job, or they don't fit together.
+    """
+    try:
+        return definitions.resolve_job_def(name)
+    except Exception as error:  # it checks what code of the user's has made
+        raise DeploymentError(
+            f"The job {name} of {definitions_file} can't be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_definitions(definitions_file: str) -> dg.Definitions:
+    """Execute a definitions file, and return what it defines.
+
+    Args:
+        definitions_file: The absolute path of the file.
+
+    Raises:
+        DeploymentError: The file can't be executed.
+    """
     path = Path(definitions_file)
     # as `dagster -f` does, so that a translator or an executor of the user's is found
     for folder in (str(path.parent), str(Path.cwd())):
@@ -34,8 +65,8 @@ def load_job(definitions_file: str, name: str) -> dg.JobDefinition:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        return module.defs.resolve_job_def(name)
+        return module.defs
     except Exception as error:  # the file runs code of the user's, too, which may raise anything
         raise DeploymentError(
-            f"The job {name} of {definitions_file} can't be loaded: {type(error).__name__}: {error}"
+            f"The definitions file {definitions_file} can't be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -29,15 +29,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.locations import program
 from metaflow_pipes.names import (
+    DAGSTER_DEV_URL,
     HOME_VARIABLE,
     PIPES_VARIABLES_PREFIX,
     RUN_ID_TAG,
     SPLITS_METADATA,
     WORKER_TAG,
 )
+from metaflow_pipes.run_ids import metaflow_run_id
+from metaflow_pipes.runs import ended
 from metaflow_pipes.runs import worker as run_worker
 from metaflow_pipes.runs.host_processes import RunWorker
-from metaflow_pipes.runs.loading import load_job
+from metaflow_pipes.runs.loading import job_in, load_definitions, load_job
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
     RUN_EVENTS,
@@ -45,10 +48,10 @@ from metaflow_pipes.runs.service import (
     RunRecord,
     RunStatus,
     StepEvent,
-    metaflow_run_id,
     reason_of,
 )
 from metaflow_pipes.runs.worker_log import ending_of, log_of
+from metaflow_pipes.runtime.automation.ended_runs import definitions_file_of, follow_ups_of
 from step_wrapper.wire import RUN_WORKER_VARIABLE
 
 if TYPE_CHECKING:
@@ -60,8 +63,6 @@ if TYPE_CHECKING:
 
 # The folder of the instance where no variable names one.
 DEFAULT_HOME = "~/.metaflow-pipes/dagster"
-# Where `dagster dev` opens the UI, unless it is told another port.
-DAGSTER_DEV_URL = "http://localhost:3000"
 # A run's processes get this long between being asked to end and being killed. A step has 10 s of it (the client that
 # waits for the step needs some more).
 TERMINATION_SECONDS = 30
@@ -135,7 +136,10 @@ class LocalInstance:
             load_job.__name__,
             (str(deployment.definitions_file), deployment.name),  # pyright: ignore[reportArgumentType]
         )
-        definition = load_job(str(deployment.definitions_file), deployment.name)
+        definitions_file = str(deployment.definitions_file)
+        definitions = load_definitions(definitions_file)
+        definition = job_in(definitions, definitions_file, deployment.name)
+        followed_by = definitions_file if follow_ups_of(definitions.sensors or ()) else ""
         run_id = str(uuid.uuid4())
         try:
             run = self._instance.create_run_for_job(
@@ -155,7 +159,7 @@ class LocalInstance:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
             raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}") from None
         try:
-            begin = self._start_worker(run, deployment.op_names[deployment.steps[-1]])
+            begin = self._start_worker(run, deployment.op_names[deployment.steps[-1]], followed_by)
             on_created(_record(run))
             begin()
         except BaseException as error:
@@ -166,7 +170,7 @@ class LocalInstance:
             raise
         return _record(run)
 
-    def _start_worker(self, run: dg.DagsterRun, end_op: str) -> Callable[[], None]:
+    def _start_worker(self, run: dg.DagsterRun, end_op: str, followed_by: str) -> Callable[[], None]:
         """Start the background processes of a run, and return what lets them begin with it.
 
         Raises:
@@ -180,7 +184,7 @@ class LocalInstance:
         log_file.parent.mkdir(exist_ok=True)
         with log_file.open("ab") as log:
             watcher = subprocess.Popen(
-                [sys.executable, "-m", run_worker.__name__, run.run_id, end_op, str(log_file), *command],
+                [sys.executable, "-m", run_worker.__name__, run.run_id, end_op, str(log_file), followed_by, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -274,11 +278,13 @@ class LocalInstance:
             return
         if run.is_dead:
             self._instance.report_run_failed(dagster_run, run.loss)
+            self._follow_up(dagster_run)
             return
         if run.status is RunStatus.PENDING and worker.living and _kill(worker):
             # no step has begun; and Dagster fails a run that it finds canceling when it starts it
             if not self._is_finished(run.dagster_run_id):
                 self._instance.report_run_canceled(dagster_run, "The run was terminated before it began.")
+                self._follow_up(dagster_run)
             return
         self._instance.report_run_canceling(dagster_run)
         _ask_to_end(worker)
@@ -295,8 +301,24 @@ class LocalInstance:
                     unseen = worker.unseen_because
                     silent = f" Its processes have not answered. {unseen}" if unseen else ""
                     self._instance.report_run_canceled(dagster_run, f"The run was terminated.{silent}")
+                self._follow_up(dagster_run)
                 return
             time.sleep(_POLL_SECONDS)
+
+    def _follow_up(self, run: dg.DagsterRun) -> None:
+        """Have done in the background what follows a run whose watching process can't see to it any more."""
+        definitions_file = definitions_file_of(run)
+        if definitions_file is None:
+            return
+        with log_of(self.home, run.run_id).open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", ended.__name__, run.run_id, str(definitions_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**_run_environment(), HOME_VARIABLE: str(self.home)},
+                start_new_session=True,
+            )
 
     def _is_finished(self, dagster_run_id: str) -> bool:
         run = self._instance.get_run_by_id(dagster_run_id)

@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import FLOW_TAG, PARENT_RUN_ID_TAG, RESUME_RETRY_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.names import FLOW_TAG, PARENT_RUN_ID_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.run_ids import metaflow_run_id_of
 from metaflow_pipes.runs.host_processes import RunWorker
 
 if TYPE_CHECKING:
@@ -127,10 +128,7 @@ class RunRecord:
     @property
     def metaflow_run_id(self) -> str:
         """The id of the Metaflow run; a re-execution from failure has that of the run that it goes on with."""
-        own = metaflow_run_id(self.dagster_run_id)
-        # the UI copies the tags of a run to re-executions that begin anew, too
-        continues = self.is_selection or self.tags.get(RESUME_RETRY_TAG) == "true"
-        return self.tags.get(RUN_ID_TAG, own) if continues else own
+        return metaflow_run_id_of(self.dagster_run_id, self.tags, is_selection=self.is_selection)
 
     @property
     def is_reexecution(self) -> bool:
@@ -254,11 +252,6 @@ def left_out(op: str) -> str:
         f"Dagster calls the run a success, but the flow's last step, {op}, never ran: the job's executor has left "
         "steps out. Compile the flow with --executor threads or multiprocess."
     )
-
-
-def metaflow_run_id(dagster_run_id: str) -> str:
-    """The id of the Metaflow run that a Dagster run begins."""
-    return f"{RUN_ID_PREFIX}{dagster_run_id}"
 
 
 def find_run(service: DagsterService, flow_name: str, identifier: str) -> RunRecord:

@@ -1,10 +1,11 @@
 """A background process that runs a command which executes a Dagster run, and watches over it.
 
-    python -m metaflow_pipes.runs.worker RUN_ID END_OP LOG COMMAND...
+    python -m metaflow_pipes.runs.worker RUN_ID END_OP LOG FOLLOWED_BY COMMAND...
 
 It prints the number of the process of that command, which begins when this process reads a line: then the run says by
 which processes it is executed. It reports a run as failed whose process has died or whose last step never ran, and ends
-the process of a run that was canceled from elsewhere, such as the Dagster UI. `DAGSTER_HOME` names the instance.
+the process of a run that was canceled from elsewhere, such as the Dagster UI. Then it runs the flow's exit hooks, and
+sends its messages. `DAGSTER_HOME` names the instance.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ _POLL_SECONDS = 1.0
 _WHEN_TOLD = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "run-worker"]
 
 
-def main(run_id: str, end_op: str, log: str, command: list[str]) -> int:
+def main(run_id: str, end_op: str, log: str, followed_by: str, command: list[str]) -> int:
     """Run the command to its end, and return its exit code.
 
     Args:
         run_id: The Dagster run that it executes.
         end_op: The op of the flow's last step.
         log: The path of the file that stderr goes to.
+        followed_by: The definitions file, if something is to be done after the run; else empty.
         command: The command.
     """
     # first of all: the run needs a second to start, and Dagster needs as long to be imported here
@@ -65,6 +67,10 @@ def main(run_id: str, end_op: str, log: str, command: list[str]) -> int:
                 instance.report_run_failed(run, _reason(process.returncode, log))
         elif run is not None and run.is_success and not _has_run(instance, run_id, end_op):
             instance.report_run_failed(run, left_out(end_op))
+        if followed_by:
+            from metaflow_pipes.runs.ended import follow_up
+
+            follow_up(instance, run_id, followed_by)
     return process.returncode
 
 
@@ -84,4 +90,4 @@ def _pass_on(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4], command=sys.argv[4:]))
+    sys.exit(main(*sys.argv[1:5], command=sys.argv[5:]))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.file_format import CompilerVersion, installed_version
 from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
+from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
+from metaflow_pipes.runtime.automation.notifications import notification_sensor
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
@@ -31,9 +33,11 @@ __all__ = [
     "MetaflowPipesClient",
     "MetaflowStep",
     "asset_specs",
+    "exit_hook_sensor",
     "fan_out",
     "gather",
     "multiprocess",
+    "notification_sensor",
     "regroup",
     "route",
     "run_foreach_step",

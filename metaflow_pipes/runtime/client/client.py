@@ -94,7 +94,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         Raises:
             dagster.Failure: A variable of the run's environment that `env` names is not set.
         """
-        environment = {**os.environ, **(base_env or {}), **_resolve(self.env), **_resolve(env or {})}
+        environment = {**os.environ, **(base_env or {}), **resolved(self.env), **resolved(env or {})}
         with (
             _kept(keep_stderr) as kept,
             open_pipes_session(
@@ -197,8 +197,13 @@ def _end_of(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace").rstrip()
 
 
-def _resolve(env: Mapping[str, str]) -> dict[str, str]:
-    resolved: dict[str, str] = {}
+def resolved(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables with their values: a `dagster.EnvVar` is looked up in the environment of this process.
+
+    Raises:
+        dagster.Failure: A variable that is looked up is not set.
+    """
+    values: dict[str, str] = {}
     for name, value in env.items():
         if isinstance(value, dg.EnvVar):
             found = os.environ.get(value.env_var_name)
@@ -208,7 +213,7 @@ def _resolve(env: Mapping[str, str]) -> dict[str, str]:
                     f"run's environment, but {value.env_var_name} is not set there. Set it where the run is executed.",
                     allow_retries=False,
                 )
-            resolved[name] = found
+            values[name] = found
         else:
-            resolved[name] = value
-    return resolved
+            values[name] = value
+    return values

@@ -1,0 +1,82 @@
+"""Runs that end in several ways, and ticks of the sensors that follow up on them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from support import load, persistent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support import Project
+
+PATIENCE_SECONDS = 120
+
+
+@dataclass
+class Ticks:
+    """The ticks of one sensor of a definitions file, which share a cursor as a daemon's do."""
+
+    instance: dg.DagsterInstance
+    sensor: dg.SensorDefinition
+    cursor: str | None = None
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, definitions: Path, name: str) -> Ticks:
+        sensors: Any = load(definitions).defs.sensors
+        return cls(instance, next(sensor for sensor in sensors if sensor.name == name))
+
+    def tick(self) -> str:
+        """What a tick says in Dagster's UI."""
+        with dg.build_sensor_context(self.instance, cursor=self.cursor, sensor_name=self.sensor.name) as context:
+            data = self.sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        assert data.skip_message is not None
+        return data.skip_message
+
+    def until(self, text: str) -> str:
+        """The first tick that says something."""
+        return until(lambda: said if text in (said := self.tick()) else "")
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of a condition."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    return value
+
+
+def instance_in(home: Path) -> Iterator[dg.DagsterInstance]:
+    home.mkdir()
+    (home / "dagster.yaml").touch()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+def run_job(project: Project, instance: dg.DagsterInstance, **parameters: Any) -> str:
+    """Run the job of `defs.py` as a daemon's run would, without a watching process; the Dagster run's id."""
+    config = {"ops": {"start": {"config": parameters}}} if parameters else None
+    options: dict[str, Any] = {"run_config": config, "raise_on_error": False}
+    return dg.execute_job(persistent(project.folder / "defs.py"), instance, **options).run_id
+
+
+def notes(project: Project) -> list[str]:
+    """What hooks have noted, a line each."""
+    file = project.folder / "hooks"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def engine_events(instance: dg.DagsterInstance, run_id: str) -> str:
+    """The engine events of a run as its page shows them, with their errors."""
+    lines = []
+    for entry in instance.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT):
+        data: Any = entry.get_dagster_event().event_specific_data
+        lines += [entry.message, "" if data.error is None else data.error.message]
+    return "\n".join(lines)
