@@ -20,3 +20,10 @@ class DeploymentError(Exception):
 
 class ProductionTokenError(DeploymentError):
     """A deployment of another user is about to be changed without its production token."""
+
+
+class VerbatimError(CompileError):
+    """A flow can't run on Dagster, and the message has stars that stand for themselves, as in a cron expression.
+
+    Metaflow's command line takes stars for emphasis, and does not show them.
+    """

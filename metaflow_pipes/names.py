@@ -20,6 +20,8 @@ RUN_TAGS_TAG = "metaflow/run_tags"
 DECOSPECS_TAG = "metaflow/decospecs"
 NAMESPACE_TAG = "metaflow/namespace"
 WORKFLOW_TIMEOUT_TAG = "metaflow/workflow_timeout"
+# Of a run that a schedule has started: when it was due, in ISO 8601 with the offset of the schedule's time zone.
+SCHEDULED_TIME_TAG = "metaflow/scheduled_time"
 # What the tags begin with that show Metaflow tags in Dagster.
 METAFLOW_TAG_PREFIX = "metaflow.tag/"
 # Of a run that background processes of this package run: which those are (`runs.host_processes.RunWorker`), and the
@@ -29,6 +31,8 @@ WORKER_TAG = "metaflow/run_worker"
 PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 # By this, Dagster's run monitoring ends a run whose worker can't do so itself (`dagster.MAX_RUNTIME_SECONDS_TAG`).
 MAX_RUNTIME_TAG = "dagster/max_runtime"
+# A run's priority in Dagster's queue, and among the steps that wait for a pool (`dagster._core.storage.tags`).
+PRIORITY_TAG = "dagster/priority"
 # The tags by which Dagster marks a re-execution, which names the run that it re-executes, and one from failure.
 PARENT_RUN_ID_TAG = "dagster/parent_run_id"
 RESUME_RETRY_TAG = "dagster/is_resume_retry"

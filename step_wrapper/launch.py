@@ -31,9 +31,9 @@ class Launch(wire.Request):
         return self._values("--tag")
 
     @property
-    def system_tags(self) -> list[str]:
+    def all_system_tags(self) -> list[str]:
         """The system tags of the task, and of a run that it is the first one of."""
-        return [f"dagster_run_id:{self.dagster_run_id}"]
+        return [f"dagster_run_id:{self.dagster_run_id}", *self.system_tags]
 
     @property
     def input_paths(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional, TypedDict
 # launched it, for a flow that triggers flows, ends what its step leaves behind, but not this.
 RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 # Counts up with each change of what is sent. Release 0.1, which is version 1, does not say it.
-VERSION = 2
+VERSION = 3
 # The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.
 REQUEST = "metaflow"
 REPORT = "metaflow_task"
@@ -80,6 +80,7 @@ class Request(NamedTuple):
         ended_with: The exit code of the attempt's supervisor, if it has ended without a report, so that what is stored
             of the attempt is to be reported; None if the attempt is to be run.
         resumption: How the run resumes another; None if it doesn't.
+        system_tags: More system tags of the Metaflow run: how it was started.
         dagster_run_id: The Dagster run.
         dagster_job_name: Its job.
         dagster_step_key: The Dagster step.
@@ -105,6 +106,7 @@ class Request(NamedTuple):
     asset_key: str
     ended_with: int | None
     resumption: Resumption | None
+    system_tags: list[str]
     dagster_run_id: str
     dagster_job_name: str
     dagster_step_key: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from metaflow_pipes.compile.model import FromRunEnvironment, JobModel, JobOptions
-from metaflow_pipes.compile.options import check_list, check_options, check_types
+from metaflow_pipes.compile.options import check_list, check_options, check_types, concurrent_runs
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.compile.stages import CompileRequest, compile_file
 from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token
@@ -53,6 +53,13 @@ class DagsterCompiler:
             variable that holds it.
         notify_webhook_url: The address that takes the messages as JSON, or `env:` and the name of the variable.
         notify_email: Who gets the messages as e-mail; several addresses are separated by commas.
+        schedule_parameters: The values of parameters in the runs that `@schedule` starts. In text,
+            `{scheduled_time:%Y-%m-%d}` is the time when a run is due; other braces are written twice.
+        no_overlap: Whether schedules and triggers start no run while another one of the job is under way: the same as
+            `max_concurrent_runs=1`.
+        max_concurrent_runs: How many runs can be under way before schedules and triggers start no other one.
+        pools: The Dagster pool of each step that has one, whose limit holds for its tasks in all runs.
+        priority: The priority of the runs in Dagster's queue.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -85,6 +92,11 @@ class DagsterCompiler:
         notify_slack_webhook_url: str | None = None,
         notify_webhook_url: str | None = None,
         notify_email: str | None = None,
+        schedule_parameters: Mapping[str, Any] | None = None,
+        no_overlap: bool = False,
+        max_concurrent_runs: int | None = None,
+        pools: Mapping[str, str] | None = None,
+        priority: int | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -94,6 +106,7 @@ class DagsterCompiler:
         self._flow_file = Path(os.path.abspath(flow_file))
         if not self._flow_file.is_file():
             raise CompileError(f"There is no flow file {self._flow_file}.")
+        check_types({"no_overlap": no_overlap}, {"no_overlap": bool})
         options = JobOptions(
             name=name,
             tags=tags,
@@ -110,6 +123,10 @@ class DagsterCompiler:
             notify_slack_webhook_url=notify_slack_webhook_url,
             notify_webhook_url=notify_webhook_url,
             notify_email=notify_email,
+            schedule_parameters={} if schedule_parameters is None else schedule_parameters,
+            max_concurrent_runs=concurrent_runs(max_concurrent_runs, no_overlap=no_overlap),
+            pools={} if pools is None else pools,
+            priority=priority,
         )
         check_options(options)
         check_list("decospecs", decospecs)

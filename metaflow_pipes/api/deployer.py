@@ -76,6 +76,17 @@ class DagsterDeployer(DeployerImpl):
             An address that takes the messages as JSON, or `env:NAME`.
         notify_email : str, optional, default None
             Who gets the messages as e-mail.
+        schedule_params : List[str], optional, default None
+            Values of parameters in the runs that `@schedule` starts, each `NAME=VALUE`. `{scheduled_time:%Y-%m-%d}` in
+            a value is the time when a run is due.
+        no_overlap : bool, optional, default False
+            Whether schedules and triggers start no run while another one is under way.
+        max_concurrent_runs : int, optional, default None
+            How many runs can be under way before schedules and triggers start no other one.
+        pools : List[str], optional, default None
+            Dagster pools of steps, each `STEP=NAME`.
+        priority : int, optional, default None
+            The priority of the runs in Dagster's queue.
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

@@ -10,7 +10,7 @@ from metaflow._vendor import click
 from metaflow.exception import MetaflowException
 from metaflow.parameters import DeployTimeField
 
-from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
+from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError, VerbatimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -69,6 +69,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except ProductionTokenError as error:
             raise IncorrectProductionToken(str(error)) from None
+        except VerbatimError as error:
+            ctx.obj.echo_always(f"{DagsterException.headline}:", indent=True, bold=True)
+            ctx.obj.echo_always(str(error), indent=True, no_bold=True, padding_bottom=True)
+            raise SystemExit(1) from None
         except (CompileError, DeploymentError) as error:
             raise DagsterException(str(error)) from None
 

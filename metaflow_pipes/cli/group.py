@@ -135,6 +135,42 @@ for command in (trigger, resume, status, list_runs, terminate):
     "say by which server.",
 )
 @click.option(
+    "--schedule-param",
+    "schedule_params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="The value of a parameter in the runs that @schedule starts; {scheduled_time:%Y-%m-%d} in it is the time when "
+    "a run is due. Can be given several times.",
+)
+@click.option(
+    "--no-overlap",
+    is_flag=True,
+    help="Start no run by a schedule or a trigger while another run of the job is under way. The same as "
+    "--max-concurrent-runs 1.",
+)
+@click.option(
+    "--max-concurrent-runs",
+    type=int,
+    default=None,
+    metavar="N",
+    help="Start no run by a schedule or a trigger while N runs of the job are under way. [default: no limit]",
+)
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="STEP=NAME",
+    help="The Dagster pool of a step: its limit says how many tasks of the pool's steps run at the same time, in all "
+    "runs. Can be given several times.",
+)
+@click.option(
+    "--priority",
+    type=int,
+    default=None,
+    metavar="N",
+    help="The priority of the runs in Dagster's queue. [default: 0]",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -178,6 +214,11 @@ def create(
     notify_slack_webhook_url: str | None,
     notify_webhook_url: str | None,
     notify_email: str | None,
+    schedule_params: tuple[str, ...],
+    no_overlap: bool,
+    max_concurrent_runs: int | None,
+    pools: tuple[str, ...],
+    priority: int | None,
     authorize: str | None,
     generate_new_token: bool,
     given_token: str | None,
@@ -185,7 +226,7 @@ def create(
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compile.model import JobOptions
-    from metaflow_pipes.compile.options import parse_step_env
+    from metaflow_pipes.compile.options import concurrent_runs, parse_pairs, parse_pools, parse_step_env
     from metaflow_pipes.compile.stages import CompileRequest, compile_flow
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name
@@ -209,6 +250,10 @@ def create(
         notify_slack_webhook_url=notify_slack_webhook_url,
         notify_webhook_url=notify_webhook_url,
         notify_email=notify_email,
+        schedule_parameters=parse_pairs("--schedule-param", schedule_params),
+        max_concurrent_runs=concurrent_runs(max_concurrent_runs, no_overlap=no_overlap),
+        pools=parse_pools(pools),
+        priority=priority,
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
@@ -299,8 +344,13 @@ def _echo_automation(echo: Callable[..., None], job: JobModel) -> None:
     """Say what starts the flow, what follows a run of it, and that a daemon has to see to that."""
     if not job.automation:
         return
+    from metaflow_pipes.compile.automation.schedules import FACTORY as SCHEDULE
+    from metaflow_pipes.compile.automation.schedules import next_time
+
     for automation in job.automation:
         echo(f"    {automation.name}: {automation.summary}.")
+        if automation.factory == SCHEDULE:
+            echo(f"        Next: {next_time(automation).isoformat(' ', 'minutes')}")
     if job.options.paused:
         echo("They are deployed stopped: start them on the Automation page of the Dagster UI.")
     echo("Schedules and sensors need a Dagster daemon: `dagster dev` includes one, or run `dagster-daemon run`.")

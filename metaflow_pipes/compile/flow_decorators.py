@@ -8,8 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import flow_decorators
+from metaflow.parameters import DeployTimeField
 
-from metaflow_pipes.compile.model import ExitHooksModel
+from metaflow_pipes.compile.model import ExitHooksModel, ScheduleModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
@@ -101,3 +102,38 @@ def _timeout(flow: str, decorator: Any) -> int | None:
             "number of seconds, at least 1."
         )
     return seconds
+
+
+def read_schedule(flow: Any) -> ScheduleModel | None:
+    """The `@schedule` of a flow; None if it has none, or if that is switched off, as by `daily=False`.
+
+    Args:
+        flow: The flow, whose decorators Metaflow has initialized.
+
+    Raises:
+        MetaflowException: A function that gives a value when the flow is deployed has failed.
+        CompileError: The decorator has a value that is no string.
+    """
+    decorators = flow._flow_decorators.get("schedule")
+    if not decorators:
+        return None
+    (decorator,) = decorators
+    if any(callable(value) for value in decorator.attributes.values()):
+        values = {name: _deployed(name, value) for name, value in decorator.attributes.items()}
+        decorator.attributes.update(values)
+        # Metaflow's own rule of which attribute holds; it looks at nothing else
+        decorator.flow_init(flow, *[None] * 7)
+    for name, value in (("cron", decorator.schedule), ("timezone", decorator.timezone)):
+        if value is not None and not isinstance(value, str):
+            raise CompileError(f"Flow *{flow.name}*: the {name} of @schedule is {value!r}, but has to be a string.")
+    if decorator.schedule is None:
+        return None
+    return ScheduleModel(expression=decorator.schedule.strip(), timezone=(decorator.timezone or "").strip() or None)
+
+
+def _deployed(name: str, value: Any) -> Any:
+    """An attribute's value: functions are called, as those that give the default of a parameter."""
+    if not callable(value):
+        return value
+    expected = str if name in ("cron", "timezone") else bool
+    return DeployTimeField("schedule", expected, name, value, return_str=False)(deploy_time=True)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
 from metaflow_pipes.compile.automation.notifications import notification_sensors, without_secrets
+from metaflow_pipes.compile.automation.schedules import schedules_of
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
-from metaflow_pipes.compile.options import check_options, executor_of, translator_of
+from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
 from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,
@@ -18,7 +19,7 @@ from metaflow_pipes.compile.warnings import (
     notification_warnings,
 )
 from metaflow_pipes.compile.wiring import wire
-from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG
+from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, PRIORITY_TAG
 from metaflow_pipes.run_options import shown_tags
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     options = replace(options, log_level=options.log_level.lower())
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     names = op_names([step.name for step in flow.steps], taken={name})
+    check_pools(options.pools, flow.name, [step.name for step in flow.steps])
     outputs = {
         step.name: {target: names[target] for target in step.exits}
         for step in flow.steps
@@ -53,13 +55,19 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         function=name if is_free_identifier(name) else f"job_{name}",
         flow=flow,
         options=options,
-        ops=tuple(_op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring) for step in flow.steps),
+        ops=tuple(
+            replace(
+                _op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring),
+                pool=options.pools.get(step.name),
+            )
+            for step in flow.steps
+        ),
         helpers=wiring.helpers,
         statements=wiring.statements,
         executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
         translator=translator_of(options),
         tags=_run_tags(flow, options),
-        schedules=(),
+        schedules=schedules_of(flow, name, options),
         sensors=(*exit_hook_sensors(flow, name, options), *notification_sensors(name, without_secrets(options))),
         warnings=(
             *decorator_warnings(flow),
@@ -126,9 +134,10 @@ def _below(steps: Mapping[str, StepModel], name: str) -> set[str]:
 
 
 def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
-    """The tags of each run: the flow, its limit, and the Metaflow tags."""
+    """The tags of each run: the flow, its limit, its priority, and the Metaflow tags."""
     limit = {} if options.workflow_timeout is None else {MAX_RUNTIME_TAG: str(options.workflow_timeout)}
-    return {FLOW_TAG: flow.name, **limit, **shown_tags(options.tags)}
+    priority = {} if options.priority is None else {PRIORITY_TAG: str(options.priority)}
+    return {FLOW_TAG: flow.name, **limit, **priority, **shown_tags(options.tags)}
 
 
 def _op_tags(step: StepModel) -> dict[str, str]:

@@ -112,6 +112,19 @@ class ExitHooksModel:
 
 
 @dataclass(frozen=True)
+class ScheduleModel:
+    """The `@schedule` of a flow.
+
+    Attributes:
+        expression: The cron expression, of AWS, Quartz or cron, as the decorator has it.
+        timezone: The name of its time zone, or None.
+    """
+
+    expression: str
+    timezone: str | None = None
+
+
+@dataclass(frozen=True)
 class FlowModel:
     """A Metaflow flow, as the options on its command line make it.
 
@@ -135,6 +148,7 @@ class FlowModel:
         user: Who compiled the flow: the Metaflow user where the run's environment names none.
         lost_config_types: For each `Config` that holds more than Python's own types, the names of those others.
         exit_hooks: What runs when a run of it has ended.
+        schedule: Its `@schedule`, or None.
     """
 
     name: str
@@ -156,6 +170,7 @@ class FlowModel:
     user: str
     lost_config_types: Mapping[str, str] = field(default_factory=dict)
     exit_hooks: ExitHooksModel = field(default_factory=ExitHooksModel)
+    schedule: ScheduleModel | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +202,11 @@ class JobOptions:
             variable that holds it; None for none.
         notify_webhook_url: The same of a receiver that takes JSON.
         notify_email: The addresses that get them as e-mail, separated by commas, or None.
+        schedule_parameters: The values of parameters in scheduled runs: text is converted to the parameter's type, and
+            can hold `{scheduled_time:...}`; a value of another type is as JSON has it.
+        max_concurrent_runs: How many runs can be under way before no other one is started by itself, or None.
+        pools: For each step that has one, its Dagster pool.
+        priority: The priority of the runs in Dagster's queue, or None.
     """
 
     name: str | None = None
@@ -204,6 +224,10 @@ class JobOptions:
     notify_slack_webhook_url: str | None = None
     notify_webhook_url: str | None = None
     notify_email: str | None = None
+    schedule_parameters: Mapping[str, Any] = field(default_factory=dict)
+    max_concurrent_runs: int | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
+    priority: int | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +280,7 @@ class OpModel:
         items_of: The foreach step whose items it takes, if it takes all of them; else None.
         max_retries: Dagster retries of the op.
         tags: The op's tags.
+        pool: The pool that the user gives the step, or None.
     """
 
     step: StepModel
@@ -271,6 +296,7 @@ class OpModel:
     items_of: str | None
     max_retries: int
     tags: Mapping[str, str]
+    pool: str | None = None
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,14 @@ _TYPES = {
     "notify_slack_webhook_url": str,
     "notify_webhook_url": str,
     "notify_email": str,
+    "max_concurrent_runs": int,
+    "priority": int,
 }
+# What Dagster stores of a priority: 32 bits.
+MAX_PRIORITY = 2**31 - 1
 
+# As `dagster._core.definitions.op_definition.VALID_POOL_NAME_REGEX`.
+_POOL_NAME = re.compile(r"\S+")
 _IMPORT_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
 
 
@@ -60,6 +66,17 @@ def check_options(options: JobOptions) -> None:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
     check_workflow_timeout(options.workflow_timeout)
     check_notifications(options)
+    if options.max_concurrent_runs is not None and options.max_concurrent_runs < 1:
+        raise CompileError(
+            f"--max-concurrent-runs is {options.max_concurrent_runs}, but at least one run has to be allowed. To start "
+            "none, use --paused."
+        )
+    if options.priority is not None and abs(options.priority) > MAX_PRIORITY:
+        raise CompileError(f"--priority is {options.priority}. Use a number from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+    for option in ("schedule_parameters", "pools"):
+        value = getattr(options, option)
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise CompileError(f"{option} is {value!r}, but has to be a mapping of names to values.")
 
 
 def check_workflow_timeout(seconds: int | None) -> None:
@@ -193,6 +210,83 @@ def parse_step_env(items: Iterable[str]) -> dict[str, str | FromRunEnvironment]:
         name, separator, value = item.partition("=")
         step_env[name] = value if separator else FromRunEnvironment(name)
     return step_env
+
+
+def parse_pairs(option: str, items: Iterable[str]) -> dict[str, str | list[str]]:
+    """Parse an option `NAME=VALUE` that can be given several times.
+
+    Args:
+        option: The option.
+        items: The pairs.
+
+    Returns:
+        The value of each name; a list for one that is given several times.
+
+    Raises:
+        CompileError: There is a pair without name or `=`.
+    """
+    pairs: dict[str, str | list[str]] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise CompileError(f"{option} {item!r} is not of the form NAME=VALUE.")
+        before = pairs.get(name, [])
+        pairs[name] = value if name not in pairs else [*([before] if isinstance(before, str) else before), value]
+    return pairs
+
+
+def parse_pools(items: Iterable[str]) -> dict[str, str]:
+    """Parse `--pool` options.
+
+    Args:
+        items: Each `STEP=NAME`.
+
+    Raises:
+        CompileError: There is one of another form, or a step has several pools.
+    """
+    pools: dict[str, str] = {}
+    for step, pool in parse_pairs("--pool", items).items():
+        if not isinstance(pool, str):
+            raise CompileError(f"--pool gives step *{step}* the pools {', '.join(pool)}, but a step has one.")
+        pools[step] = pool
+    return pools
+
+
+def check_pools(pools: Mapping[str, str], flow: str, steps: Sequence[str]) -> None:
+    """Check the pools of a flow's steps.
+
+    Args:
+        pools: For each step that has one, its pool.
+        flow: The flow's name.
+        steps: The names of its steps.
+
+    Raises:
+        CompileError: The flow has no such step, or Dagster takes no such pool.
+    """
+    for step, pool in pools.items():
+        if step not in steps:
+            raise CompileError(
+                f"--pool names the step {step}, which flow *{flow}* does not have. Its steps are {', '.join(steps)}."
+            )
+        if not isinstance(pool, str) or _POOL_NAME.fullmatch(pool) is None:
+            raise CompileError(
+                f"--pool gives step *{step}* the pool {pool!r}, but the name of a Dagster pool is not empty, and "
+                "has no spaces."
+            )
+
+
+def concurrent_runs(max_concurrent_runs: int | None, *, no_overlap: bool) -> int | None:
+    """How many runs can be under way, by `--max-concurrent-runs` or `--no-overlap`.
+
+    Raises:
+        CompileError: Both are given.
+    """
+    if no_overlap and max_concurrent_runs is not None:
+        raise CompileError(
+            "--no-overlap and --max-concurrent-runs are given, but the first is the same as --max-concurrent-runs 1. "
+            "Give one of them."
+        )
+    return 1 if no_overlap else max_concurrent_runs
 
 
 def _check_step_env(step_env: Mapping[str, str | FromRunEnvironment]) -> None:

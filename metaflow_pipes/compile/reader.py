@@ -31,7 +31,7 @@ from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_username
 
 from metaflow_pipes.compile.credentials import looks_like_credential
-from metaflow_pipes.compile.flow_decorators import read_exit_hooks
+from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedule
 from metaflow_pipes.compile.model import FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
 
@@ -87,7 +87,7 @@ SECRET_SETTINGS = frozenset(
 )
 
 # Decorators of a flow that its deployer or runner acts on, and that do nothing here.
-INERT_DECORATORS = frozenset({"schedule", "trigger", "trigger_on_finish"})
+INERT_DECORATORS = frozenset({"trigger", "trigger_on_finish"})
 
 # How many hexadecimal digits tell the versions of a step's source apart.
 CODE_VERSION_LENGTH = 16
@@ -163,6 +163,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         inert_decorators=tuple(sorted({d.name for d in flow_decorators(state.flow)} & INERT_DECORATORS)),
         user=username(),
         exit_hooks=read_exit_hooks(state),
+        schedule=read_schedule(state.flow),
     )
 
 

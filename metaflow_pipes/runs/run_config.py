@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.parameter_text import typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from metaflow_pipes.compile.model import ParameterModel
     from metaflow_pipes.deployment.definitions_file import Deployment
-
-_TRUE = frozenset({"true", "t", "1", "yes", "y", "on"})
-_FALSE = frozenset({"false", "f", "0", "no", "n", "off"})
 
 
 def from_text(deployment: Deployment, texts: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,23 +120,12 @@ def _item(parameter: ParameterModel, text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        if parameter.kind == "int":
-            return int(text)
-        if parameter.kind == "float":
-            return float(text)
-        if parameter.kind == "json":
-            return json.loads(text)
-        if parameter.kind == "bool":
-            word = text.strip().lower()
-            if word not in _TRUE | _FALSE:
-                raise ValueError("it is neither true nor false")
-            return word in _TRUE
+        return typed(parameter.kind, text)
     except ValueError as error:
         shown = text if len(text) <= 80 else f"{text[:80]}..."
         raise DeploymentError(
             f"Parameter {parameter.name} is of type {parameter.kind}, and {shown!r} is no such value: {error}"
         ) from None
-    return text
 
 
 def _absolute(path: Any) -> Any:

@@ -8,6 +8,7 @@ from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
 from metaflow_pipes.runtime.automation.notifications import notification_sensor
+from metaflow_pipes.runtime.automation.schedules import flow_schedule
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
@@ -35,6 +36,7 @@ __all__ = [
     "asset_specs",
     "exit_hook_sensor",
     "fan_out",
+    "flow_schedule",
     "gather",
     "multiprocess",
     "notification_sensor",

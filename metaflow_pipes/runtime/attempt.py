@@ -17,6 +17,7 @@ import dagster as dg
 from metaflow_pipes.names import MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
+from metaflow_pipes.runtime.automation.schedules import system_tags
 from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
@@ -218,6 +219,7 @@ class _Attempt:
             asset_key=asset_key_of(flow, self.step).to_escaped_user_string(),
             ended_with=ended_with,
             resumption=resumption,
+            system_tags=system_tags(self.context),
             dagster_run_id=self.context.run_id,
             dagster_job_name=self.context.job_name,
             dagster_step_key=step_key(self.context),

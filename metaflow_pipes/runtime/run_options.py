@@ -9,6 +9,8 @@ import dagster as dg
 from metaflow_pipes.run_options import OPTION_TAGS, RunOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
 
@@ -23,7 +25,7 @@ def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOpt
         dagster.Failure: A tag of the run is no value of its option.
     """
     try:
-        own = RunOptions.of(_option_tags(context))
+        own = RunOptions.of(inherited_tags(context, OPTION_TAGS))
     except ValueError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     limit = own.workflow_timeout_seconds
@@ -35,15 +37,19 @@ def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOpt
     )
 
 
-def _option_tags(context: dg.OpExecutionContext) -> dict[str, str]:
-    """Those tags of an op's run that hold options.
+def inherited_tags(context: dg.OpExecutionContext, names: Collection[str]) -> dict[str, str]:
+    """Those of some tags that an op's run has.
 
-    Dagster's Python API does not hand tags down to re-executions: one that lacks an option has that of the run that it
+    Dagster's Python API does not hand tags down to re-executions: one that lacks a tag has that of the run that it
     re-executes.
+
+    Args:
+        context: The op's context.
+        names: The tags.
     """
     run: dg.DagsterRun | None = context.run
     found: dict[str, str] = {}
     while run is not None:
-        found = {**{tag: value for tag, value in run.tags.items() if tag in OPTION_TAGS}, **found}
+        found = {**{tag: value for tag, value in run.tags.items() if tag in names}, **found}
         run = None if run.parent_run_id is None else context.instance.get_run_by_id(run.parent_run_id)
     return found

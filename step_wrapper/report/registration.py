@@ -30,7 +30,7 @@ def open_metadata(launch: Launch) -> Any:
     sys.argv[0] = launch.command[0]
     flow = types.SimpleNamespace(name=launch.flow)
     provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
-    provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.system_tags)
+    provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.all_system_tags)
     return provider
 
 

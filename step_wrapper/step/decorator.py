@@ -54,7 +54,7 @@ class DagsterInternalDecorator(StepDecorator):
         from metaflow._vendor import click
 
         click_context: Any = click.get_current_context()
-        click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.system_tags)
+        click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.all_system_tags)
         if task.index is not None:
             task.tell(CLONES)
         if task.launch.init is not None and not (task.launch.attempt and _has_parameters(task.launch, click_context)):

@@ -376,9 +376,9 @@ def test_decorators_without_effect_give_a_warning(project):
     flows: Project = project()
     flows.write(
         "flow.py",
-        "from metaflow import FlowSpec, schedule, step\n\n@schedule(daily=True)\nclass DailyFlow(FlowSpec):\n"
+        "from metaflow import FlowSpec, trigger, step\n\n@trigger(event='data')\nclass DailyFlow(FlowSpec):\n"
         "    @step\n    def only(self):\n        pass\n\nif __name__ == '__main__':\n    DailyFlow()\n",
     )
     shown = flows.metaflow("flow.py", "dagster", "create", "defs.py").stdout
-    assert "@schedule of flow DailyFlow has no effect on Dagster" in shown
+    assert "@trigger of flow DailyFlow has no effect on Dagster" in shown
     assert (flows.folder / "defs.py").is_file()

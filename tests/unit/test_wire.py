@@ -42,6 +42,7 @@ def _request(resumption: wire.Resumption | None) -> wire.Request:
         asset_key="TrainFlow/train",
         ended_with=None,
         resumption=resumption,
+        system_tags=["scheduled"],
         dagster_run_id="1",
         dagster_job_name="TrainFlow",
         dagster_step_key="train",

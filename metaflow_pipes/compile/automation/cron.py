@@ -284,6 +284,6 @@ def _weekday_item(text: str) -> list[str]:
 def _not_valid(field: _Field, item: str) -> CronError:
     names = f", or {field.names[0]} to {field.names[-1]}" if field.names else ""
     return CronError(
-        f"the field {field.name} has `{item}`. It holds numbers from {field.low} to {field.high}{names}; lists (`1,3`), "
-        "ranges (`1-3`) and steps (`1/2`) of them; or `*`"
+        f"the field {field.name} has `{item}`. It holds numbers from {field.low} to {field.high}{names}; lists "
+        "(`1,3`), ranges (`1-3`) and steps (`1/2`) of them; or `*`"
     )

@@ -1,0 +1,50 @@
+"""How many runs of a job are under way, for what starts runs by itself and is not to start too many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from metaflow_pipes.names import FLOW_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# The statuses of runs that have not ended, also of those that wait in Dagster's queue.
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+# How many runs a message names.
+_NAMED_RUNS = 5
+
+
+def runs_under_way(instance: dg.DagsterInstance, job: dg.JobDefinition) -> list[dg.DagsterRun]:
+    """The runs of a job that have not ended, however they were started, the latest first.
+
+    Args:
+        instance: The instance that keeps the runs.
+        job: The job. Of another one that has its name in another code location, runs of the same flow count, too.
+    """
+    tags = {name: value for name, value in job.tags.items() if name == FLOW_TAG}
+    return list(instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY, tags=tags)))
+
+
+def too_many(job: dg.JobDefinition, runs: Sequence[dg.DagsterRun], limit: int | None) -> str | None:
+    """Why no other run of a job is to be started now; None if one is.
+
+    Args:
+        job: The job.
+        runs: Its runs that are under way.
+        limit: How many may be, or None for any number.
+    """
+    if limit is None or len(runs) < limit:
+        return None
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    ids = ", ".join(run.run_id for run in runs[:_NAMED_RUNS])
+    more = f" and {len(runs) - _NAMED_RUNS} more" if len(runs) > _NAMED_RUNS else ""
+    return f"{count} of job {job.name} {'is' if len(runs) == 1 else 'are'} under way, of at most {limit}: {ids}{more}."
