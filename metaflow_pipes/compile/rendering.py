@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.compile.model import (
         AutomationModel,
-        FlowModel,
         HelperModel,
         JobModel,
         OpModel,
@@ -113,6 +112,7 @@ def _step(op: OpModel) -> str:
         ("items_of", op.items_of),
         ("code_version", step.code_version),
         ("description", step.description or None),
+        ("pool", op.pool),
     ):
         if value is not None:
             arguments.append(f"{name}={literal(value)}")
@@ -140,9 +140,9 @@ def _imports(job: JobModel) -> str:
     return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
 
 
-def _decorator(op: OpModel, flow: FlowModel) -> str:
+def _decorator(op: OpModel, job: JobModel) -> str:
     """The `@dg.op` of a step."""
-    step = op.step
+    step, flow = op.step, job.flow
     arguments = {"name": _flat(op.definition)}
     if step.description:
         arguments["description"] = f"FLOW[{_flat(step.name)}].description"
@@ -157,6 +157,8 @@ def _decorator(op: OpModel, flow: FlowModel) -> str:
         arguments["retry_policy"] = _retry_policy(op)
     if op.tags:
         arguments["tags"] = literal(op.tags, indent=4, prefix=5)
+    if op.pool is not None or job.translator is not None:
+        arguments["pool"] = f"FLOW.pool({_flat(step.name)})"
     return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()], indent=0)
 
 

@@ -128,6 +128,10 @@ class MetaflowFlow:
         """Why the definitions file no longer fits the flow file, or None if it does."""
         return staleness(self.name, self.path, self.fingerprint, self.definitions_file, Path(self.folder))
 
+    def pool(self, step: str) -> str | None:
+        """The Dagster pool of a step's op, by its name; None if it has none."""
+        return self[step].pool if self.translator is None else self.translator.get_pool(self, self[step])
+
     def config_schema(self) -> dict[str, dg.Field]:
         """The run config of the start op: a field for each parameter."""
         return {parameter.name: parameter.field() for parameter in self.parameters}

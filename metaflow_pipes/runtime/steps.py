@@ -21,6 +21,7 @@ class MetaflowStep:
         items_of: The foreach step whose items it takes, if it takes all of them; else None.
         description: The docstring.
         code_version: A digest of its source.
+        pool: The Dagster pool that `create --pool` gives it, or None.
     """
 
     name: str
@@ -30,6 +31,7 @@ class MetaflowStep:
     description: str | None = None
     code_version: str | None = None
     items_of: str | None = None
+    pool: str | None = None
 
     @property
     def op_name(self) -> str:

@@ -1,4 +1,4 @@
-"""The translator: says how the steps of a flow become Dagster assets, one method for each part of an asset."""
+"""The translator: says how the steps of a flow become Dagster assets, one method for each part, and their pools."""
 
 from __future__ import annotations
 
@@ -70,6 +70,10 @@ class DagsterMetaflowTranslator:
     def get_owners(self, flow: MetaflowFlow, step: MetaflowStep) -> Sequence[str]:  # noqa: ARG002
         """The asset's owners, each an email address or `team:name`: none."""
         return []
+
+    def get_pool(self, flow: MetaflowFlow, step: MetaflowStep) -> str | None:  # noqa: ARG002
+        """The Dagster pool of the step's op, whose limit holds for its tasks in all runs: that of `create --pool`."""
+        return step.pool
 
     def get_metadata(self, flow: MetaflowFlow, step: MetaflowStep) -> Mapping[str, object]:
         """The asset's definition metadata: flow, step and flow file."""
