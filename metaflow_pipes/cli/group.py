@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow._vendor import click
 
+from metaflow_pipes.cli.automation import suspend, unsuspend
 from metaflow_pipes.cli.command import Command, DagsterException, definitions_file_option
 from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigger
 
@@ -31,7 +32,7 @@ dagster = click.Group(
     params=[click.Option(["--name"], default=None, help="The name of the Dagster job. [default: the flow's name]")],
 )
 cli = click.Group(commands={"dagster": dagster})
-for command in (trigger, resume, status, list_runs, terminate):
+for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspend):
     dagster.add_command(command)
 
 
@@ -101,7 +102,8 @@ for command in (trigger, resume, status, list_runs, terminate):
 @click.option(
     "--paused",
     is_flag=True,
-    help="Deploy the flow's schedules and sensors stopped. They can be started in the Dagster UI.",
+    help="Deploy the flow's schedules and sensors stopped. They can be started by `dagster unsuspend`, or in the "
+    "Dagster UI.",
 )
 @click.option(
     "--notify-on-error/--no-notify-on-error",
@@ -352,7 +354,9 @@ def _echo_automation(echo: Callable[..., None], job: JobModel) -> None:
         if automation.factory == SCHEDULE:
             echo(f"        Next: {next_time(automation).isoformat(' ', 'minutes')}")
     if job.options.paused:
-        echo("They are deployed stopped: start them on the Automation page of the Dagster UI.")
+        echo(
+            "They are deployed stopped: start them by `dagster unsuspend`, or on the Automation page of the Dagster UI."
+        )
     echo("Schedules and sensors need a Dagster daemon: `dagster dev` includes one, or run `dagster-daemon run`.")
 
 

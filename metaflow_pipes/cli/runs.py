@@ -39,7 +39,8 @@ LAUNCH_FILE_OPTION = "--deployer-launch-file"
 TABLE_WIDTH = 200
 
 
-def _url_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def url_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--url`, for `connect`."""
     return click.option(
         "--url",
         envvar=URL_VARIABLE,
@@ -96,7 +97,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Show the run's progress until it ends, and exit with 0 if it succeeds, else with 1.",
             ),
-            _url_option,
+            url_option,
             click.option(LAUNCH_FILE_OPTION, default=None, hidden=True, help="For Metaflow's Deployer API."),
         )
     ):
@@ -273,7 +274,7 @@ class _Launch:
 
 @click.command(cls=Command, help="Show how far a run is.")
 @click.argument("run")
-@_url_option
+@url_option
 @click.pass_obj
 def status(obj: Any, run: str, url: str | None) -> None:
     """Show how far a run is."""
@@ -311,7 +312,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
 @click.option("--successful", is_flag=True, help="Only runs that succeeded.")
 @click.option("--failed", is_flag=True, help="Only runs that failed or were terminated.")
 @click.option("--running", is_flag=True, help="Only runs that have not ended.")
-@_url_option
+@url_option
 @click.pass_obj
 def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool, url: str | None) -> None:
     """List the flow's runs."""
@@ -352,7 +353,7 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
 
 @click.command(cls=Command, help="End a run.")
 @click.argument("run")
-@_url_option
+@url_option
 @click.pass_obj
 def terminate(obj: Any, run: str, url: str | None) -> None:
     """End a run."""

@@ -45,6 +45,25 @@ def job_in(definitions: dg.Definitions, definitions_file: str, name: str) -> dg.
         ) from error
 
 
+def load_automation(definitions_file: str) -> list[dg.ScheduleDefinition | dg.SensorDefinition]:
+    """Execute a definitions file, and return its schedules and sensors.
+
+    Args:
+        definitions_file: The absolute path of the file.
+
+    Raises:
+        DeploymentError: The file can't be executed, or they don't fit together.
+    """
+    definitions = load_definitions(definitions_file)
+    try:
+        repository = definitions.get_repository_def()
+    except Exception as error:  # as above
+        raise DeploymentError(
+            f"The schedules and sensors of {definitions_file} can't be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return [*repository.schedule_defs, *repository.sensor_defs]
+
+
 def load_definitions(definitions_file: str) -> dg.Definitions:
     """Execute a definitions file, and return what it defines.
 

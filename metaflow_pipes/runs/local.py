@@ -40,6 +40,7 @@ from metaflow_pipes.run_ids import metaflow_run_id
 from metaflow_pipes.runs import ended
 from metaflow_pipes.runs import worker as run_worker
 from metaflow_pipes.runs.host_processes import RunWorker
+from metaflow_pipes.runs.instigators import switch
 from metaflow_pipes.runs.loading import job_in, load_definitions, load_job
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
@@ -242,6 +243,11 @@ class LocalInstance:
             self._terminate_launched(run)
         else:
             self._terminate_worker(run, run.worker)
+
+    @_asking
+    def switch_automation(self, deployment: Deployment, *, is_on: bool) -> list[str]:
+        """As `DagsterService.switch_automation`; no daemon has to run for it."""
+        return switch(self._instance, deployment, is_on=is_on)
 
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`, where `dagster dev` shows it by default, if it is open on this instance."""

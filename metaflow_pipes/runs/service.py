@@ -219,6 +219,15 @@ class DagsterService(Protocol):
         """Ask a run to end. Its steps are ended as `docs/reliability.md` says."""
         ...
 
+    def switch_automation(self, deployment: Deployment, *, is_on: bool) -> list[str]:
+        """Start or stop the schedules and sensors of a deployed job, and return their names.
+
+        Args:
+            deployment: The deployed flow.
+            is_on: Whether they are started.
+        """
+        ...
+
     def url(self, dagster_run_id: str) -> str:
         """The page of a run in the Dagster UI."""
         ...

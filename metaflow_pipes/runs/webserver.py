@@ -104,6 +104,35 @@ _TERMINATE = """
       }
     }
 """
+_STATE = "id name status instigationType"
+_REPOSITORY_AUTOMATION = f"""
+    query Automation($selector: RepositorySelector!) {{
+      repositoryOrError(repositorySelector: $selector) {{
+        __typename
+        ... on Error {{ message }}
+        ... on Repository {{
+          schedules {{ name scheduleState {{ {_STATE} }} }}
+          sensors {{ name sensorState {{ {_STATE} }} }}
+        }}
+      }}
+    }}
+"""
+_START_SCHEDULE = """
+    mutation Start($selector: ScheduleSelector!) {
+      startSchedule(scheduleSelector: $selector) { __typename ... on Error { message } }
+    }
+"""
+_STOP_SCHEDULE = """
+    mutation Stop($id: String!) { stopRunningSchedule(id: $id) { __typename ... on Error { message } } }
+"""
+_START_SENSOR = """
+    mutation Start($selector: SensorSelector!) {
+      startSensor(sensorSelector: $selector) { __typename ... on Error { message } }
+    }
+"""
+_STOP_SENSOR = """
+    mutation Stop($id: String!) { stopSensor(id: $id) { __typename ... on Error { message } } }
+"""
 
 
 class Webserver:
@@ -172,6 +201,43 @@ class Webserver:
         # the run launcher does not know a background process, but that ends the run when it is asked for
         if result["__typename"] != "TerminateRunSuccess" and run.worker is None:
             raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {result.get('message')}")
+
+    def switch_automation(self, deployment: Deployment, *, is_on: bool) -> list[str]:
+        """As `DagsterService.switch_automation`, of what the deployment has loaded."""
+        from metaflow_pipes.runs.loading import load_automation  # imports Dagster
+
+        names = [definition.name for definition in load_automation(str(deployment.definitions_file))]
+        job = self._selector(deployment)
+        repository = {name: job[name] for name in ("repositoryName", "repositoryLocationName")}
+        found = self._ask(_REPOSITORY_AUTOMATION, "repositoryOrError", {"selector": repository})
+        states = {
+            instigator["name"]: instigator.get("scheduleState") or instigator["sensorState"]
+            for kind in ("schedules", "sensors")
+            for instigator in self._expect("Repository", found)[kind]
+        }
+        missing = [name for name in names if name not in states]
+        if missing:
+            raise DeploymentError(
+                f"{self} has the job {deployment.name}, but no {', '.join(missing)}. Has its code location been "
+                "reloaded since the flow was compiled?"
+            )
+        for name in names:
+            if is_on != (states[name]["status"] == "RUNNING"):
+                self._switch(states[name], repository, is_on=is_on)
+        return names
+
+    def _switch(self, state: Mapping[str, Any], repository: Mapping[str, str], *, is_on: bool) -> None:
+        """Start or stop a schedule or sensor."""
+        is_schedule = state["instigationType"] == "SCHEDULE"
+        if is_on:
+            selector = {**repository, "scheduleName" if is_schedule else "sensorName": state["name"]}
+            query, field = (_START_SCHEDULE, "startSchedule") if is_schedule else (_START_SENSOR, "startSensor")
+            answer = self._ask(query, field, {"selector": selector})
+        else:
+            query, field = (_STOP_SCHEDULE, "stopRunningSchedule") if is_schedule else (_STOP_SENSOR, "stopSensor")
+            answer = self._ask(query, field, {"id": state["id"]})
+        if "message" in answer:
+            raise DeploymentError(f"{self} answers, of {state['name']}: {answer['message']}")
 
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`."""
