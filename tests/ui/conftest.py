@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import pytest
 from dagster_dev import DagsterDev, dagster_dev
 from support import EXAMPLES
+from support import FLOWS as TEST_FLOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, FloatRect, Page
 
-FLOWS = {"TrainFlow": EXAMPLES / "train_flow.py", "SweepFlow": EXAMPLES / "sweep_flow.py"}
+FLOWS = {
+    "TrainFlow": EXAMPLES / "train_flow.py",
+    "SweepFlow": EXAMPLES / "sweep_flow.py",
+    "DailyFlow": TEST_FLOWS / "daily.py",
+}
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TIMEOUT_MILLISECONDS = 120_000  # generous: the machine may be busy
 CHROMIUM_ARGUMENTS = [
