@@ -256,3 +256,15 @@ def test_daemon_runs_the_hooks_of_a_run_whose_process_was_killed(tmp_path):
         (state,) = own.all_instigator_state()
         selector = (state.instigator_origin_id, state.selector_id)
         until(lambda: any("Exit hook mourn" in (tick.skip_reason or "") for tick in own.get_ticks(*selector)))
+
+
+def test_sensor_drops_a_success_that_has_become_a_failure_without_hooks(project, instance):
+    slow: Project = project("slow_hooks.py")
+    slow.compile("slow_hooks.py")
+    ticks = Ticks.of(instance, slow.folder / "defs.py", "SlowHooksFlow_exit_hooks")
+    ticks.tick()
+    run = instance.get_run_by_id(run_job(slow, instance))
+    assert run is not None
+    instance.report_run_failed(run, "The job's executor has left steps out.")
+    assert ticks.tick() == "No run of SlowHooksFlow has ended."
+    assert notes(slow) == []

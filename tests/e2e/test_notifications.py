@@ -8,12 +8,15 @@ import re
 import socketserver
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ended_runs import Ticks, engine_events, instance_in, run_job, until
+from metaflow import Deployer
 from support import Project, job_of, load
 
+from metaflow_pipes import DagsterCompiler
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.runs.local import LocalInstance
 from metaflow_pipes.runtime import notification_sensor
@@ -255,3 +258,13 @@ def test_create_tells_who_is_told_and_keeps_secrets_out_of_the_file(project):
 )
 def test_receiver_that_could_get_nothing_is_refused(project, options, problem):
     assert problem in project("one_step.py").refuses("one_step.py", "create", "defs.py", *options)
+
+
+def test_compiler_and_deployer_have_the_options_too(project):
+    flows: Project = project("one_step.py")
+    options = {"notify_on_error": True, "notify_webhook_url": "env:RUNS"}
+    call = 'notification_sensor(FLOW, OneStepFlow, on_error=True, webhook_url="env:RUNS")'
+    assert call in DagsterCompiler(flows.folder / "one_step.py", **options).compile(flows.folder / "defs.py")
+    deployer: Any = Deployer(str(flows.folder / "one_step.py"), cwd=str(flows.folder))
+    deployed = deployer.dagster().create(definitions_file=str(flows.folder / "deployed.py"), **options)
+    assert call in Path(deployed.definitions_file).read_text()

@@ -12,10 +12,12 @@ import psycopg2
 import pytest
 from dagster_postgres import PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine
+from ended_runs import Ticks, notes, run_job
 from servers.postgres import Postgres, running_postgres
 from support import Project, persistent
 
 from metaflow_pipes.runtime import threads
+from metaflow_pipes.runtime.automation import background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,3 +112,15 @@ def test_dagster_postgres_has_what_the_executor_uses():
     source = inspect.getsource(PostgresEventLogStorage)
     assert {"_engine", "_token_provider", "postgres_url"} <= set(re.findall(r"self\.(\w+)", source))
     assert "poolclass=db_pool.NullPool" in source
+
+
+def test_exit_hooks_run_once_though_several_processes_see_the_end_at_once(project, instance):
+    flows: Project = project("hooked.py", "hooked_helpers.py")
+    flows.compile("hooked.py")
+    ticks = Ticks.of(instance, flows.folder / "defs.py", "HookedFlow_exit_hooks")
+    ticks.tick()
+    run_id = run_job(flows, instance)
+    processes = [background.start(instance, run_id, ticks.sensor.follow_up) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert f"Run {run_id}: Exit hook celebrate finished" in ticks.until("celebrate")
+    assert [line.split()[0] for line in notes(flows)] == ["celebrate", "count"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metaflow_pipes.compile.credentials import looks_like_credential
+from metaflow_pipes.compile.credentials import is_secret_url, looks_like_credential
 from step_wrapper.wire import names_a_secret
 
 # The same rule for the variables that the compiler writes and for the artifacts that a step reports.
@@ -112,3 +112,21 @@ def test_large_values_are_looked_at_in_no_time():
     # a search that goes back and forth in them would take minutes
     assert not looks_like_credential("BIG", "abcdefgh" * 250_000)
     assert looks_like_credential("BIG", "abcdefgh " * 250_000 + "postgresql://user:pw@host/db")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_secret"),
+    [
+        ("https://hooks.slack.com/services/T00/B00/abc", True),
+        ("https://discord.com/api/webhooks/1/abc", True),
+        ("https://example.webhook.office.com/webhookb2/abc", True),
+        ("https://user:password@example.com/runs", True),
+        ("https://example.com/runs?token=abc", True),
+        ("https://example.com/runs?sig=abc", True),
+        ("https://[example.com/runs", True),
+        ("http://127.0.0.1:8000/runs?team=data", False),
+        ("env:SLACK_URL", False),
+    ],
+)
+def test_url_that_is_a_secret_by_itself(url, is_secret):
+    assert is_secret_url(url) is is_secret

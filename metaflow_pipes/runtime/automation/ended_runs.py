@@ -205,7 +205,9 @@ class _Tick:
         for run_id, followed in list(cursor.following.items()):
             run = self._instance.get_run_by_id(run_id)
             record = record_of(self._instance, run_id, self._follow_up)
-            if run is None or self._is_over(run, record, followed):
+            # a success without the flow's last step becomes a failure
+            is_due = run is not None and self._follow_up.is_due(run.status)
+            if run is None or not is_due or self._is_over(run, record, followed):
                 del cursor.following[run_id]
             elif not record.claims and self._is_late(run, followed) and (followed.starts or under_way < MAX_PROCESSES):
                 under_way += not followed.starts
