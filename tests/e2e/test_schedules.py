@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+import dagster as dg
 import pytest
 from scheduler import scheduler
-from support import Project, job_of, load
+from support import Project, job_of, load, persistent
 
 from metaflow_pipes import DagsterCompiler
 from metaflow_pipes.deployment.definitions_file import read_deployment
@@ -19,7 +20,6 @@ from metaflow_pipes.errors import CompileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import dagster as dg
     import metaflow
     from scheduler import Scheduler
 
@@ -91,6 +91,21 @@ def test_tick_is_skipped_while_a_run_is_under_way(ticking: Scheduler, scheduled_
 
 def test_run_has_its_priority(scheduled_run: dg.DagsterRun) -> None:
     assert scheduled_run.tags["dagster/priority"] == "7"
+
+
+def test_reexecution_is_scheduled_as_its_run_was(
+    ticking: Scheduler, scheduled_run: dg.DagsterRun, flows: Project
+) -> None:
+    # Dagster's Python API hands no tags down
+    options = dg.ReexecutionOptions(parent_run_id=scheduled_run.run_id)
+    with dg.execute_job(
+        persistent(flows.folder / "defs.py"),
+        ticking.instance,
+        run_config=dict(scheduled_run.run_config),
+        reexecution_options=options,
+    ) as result:
+        again = flows.metaflow_run("ScheduledFlow", f"dagster-{result.run_id}")
+    assert "scheduled" in again.system_tags
 
 
 def test_resumed_run_is_not_scheduled(scheduled_run: dg.DagsterRun, flows: Project) -> None:
