@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from metaflow_pipes.names import WORKER_TAG
 from metaflow_pipes.run_options import RunOptions
 from metaflow_pipes.runs.local import LocalInstance
 from metaflow_pipes.runtime.automation import background, ended_runs
+from metaflow_pipes.runtime.automation.follow_ups import FollowUp, Outcome, follow_up_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,3 +271,30 @@ def test_sensor_drops_a_success_that_has_become_a_failure_without_hooks(project,
     instance.report_run_failed(run, "The job's executor has left steps out.")
     assert ticks.tick() == "No run of SlowHooksFlow has ended."
     assert notes(slow) == []
+
+
+def test_of_several_that_look_at_the_same_moment_one_follows_up(flows, instance):
+    run_id = run_job(flows, instance)
+    acted = []
+    together = threading.Barrier(6)
+
+    @dataclass(frozen=True)
+    class Noted(FollowUp):
+        def is_due(self, status):
+            # asked just before the log is looked at for claims
+            together.wait(60)
+            return True
+
+        def limit_seconds(self, status):
+            return 1
+
+        def act(self, instance, run):
+            acted.append(run.run_id)
+            yield Outcome("noted")
+
+    threads = [threading.Thread(target=follow_up_on, args=(instance, run_id, Noted("noted"))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert acted == [run_id]
