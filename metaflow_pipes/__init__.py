@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metaflow_pipes.api.compiler import DagsterCompiler
+    from metaflow_pipes.api.events import DagsterEvent
     from metaflow_pipes.errors import CompileError, DeploymentError
 
-__all__ = ["CompileError", "DagsterCompiler", "DeploymentError"]
+__all__ = ["CompileError", "DagsterCompiler", "DagsterEvent", "DeploymentError"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> object:
         from metaflow_pipes.api.compiler import DagsterCompiler
 
         return DagsterCompiler
+    if name == "DagsterEvent":
+        from metaflow_pipes.api.events import DagsterEvent
+
+        return DagsterEvent
     if name in ("CompileError", "DeploymentError"):
         from metaflow_pipes import errors
 

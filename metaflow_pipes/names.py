@@ -22,6 +22,17 @@ NAMESPACE_TAG = "metaflow/namespace"
 WORKFLOW_TIMEOUT_TAG = "metaflow/workflow_timeout"
 # Of a run that a schedule has started: when it was due, in ISO 8601 with the offset of the schedule's time zone.
 SCHEDULED_TIME_TAG = "metaflow/scheduled_time"
+# Of a run that events have started: a JSON list of those, as Metaflow's `current.trigger` has them; their names; the
+# Metaflow runs that have finished, `Flow/run_id`; and the Dagster run that has published the latest event.
+TRIGGERS_TAG = "metaflow/triggers"
+EVENT_TAG = "metaflow/event"
+TRIGGERED_BY_TAG = "metaflow/triggered_by"
+TRIGGERED_BY_RUN_TAG = "metaflow/triggered_by_dagster_run"
+TRIGGER_TAGS = (TRIGGERS_TAG, EVENT_TAG, TRIGGERED_BY_TAG, TRIGGERED_BY_RUN_TAG)
+# The key of an event's asset begins with this; the parts of the event's name follow.
+EVENT_ASSET = "metaflow_event"
+# What the name of an event begins with that is any other Dagster asset: `asset:raw/events`.
+ASSET_EVENT_PREFIX = "asset:"
 # What the tags begin with that show Metaflow tags in Dagster.
 METAFLOW_TAG_PREFIX = "metaflow.tag/"
 # Of a run that background processes of this package run: which those are (`runs.host_processes.RunWorker`), and the
@@ -40,11 +51,17 @@ RESUME_RETRY_TAG = "dagster/is_resume_retry"
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
 
-# Of a run that events started: a JSON list of them, each with `name`, `id`, `timestamp` and `type`.
-TRIGGERS_TAG = "metaflow/triggers"
-
 # Where `dagster dev` opens the UI, unless it is told another port.
 DAGSTER_DEV_URL = "http://localhost:3000"
 # Where a Dagster is found: its webserver, or else its instance on this machine.
 URL_VARIABLE = "DAGSTER_WEBSERVER_URL"
 HOME_VARIABLE = "DAGSTER_HOME"
+
+
+def event_path(name: str) -> list[str]:
+    """The parts of an event's asset key: as of the address `/report_asset_materialization/metaflow_event/NAME`.
+
+    Args:
+        name: The event's name. Its slashes divide it, as in that address.
+    """
+    return [EVENT_ASSET, *name.split("/")]

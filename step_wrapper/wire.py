@@ -16,6 +16,10 @@ VERSION = 3
 # The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.
 REQUEST = "metaflow"
 REPORT = "metaflow_task"
+# The key of a custom Pipes message that holds an event which the step's code publishes, and how long one may be: the
+# longest message that the op takes is a bit longer.
+EVENT = "metaflow_event"
+MAX_EVENT_CHARACTERS = 900_000
 
 # Of a name's words, with spaces between them: those of which one is enough to say that the value is a secret, and those
 # with which the names of numbers begin or end. Compiled when they are first needed.
@@ -86,6 +90,7 @@ class Request(NamedTuple):
         dagster_step_key: The Dagster step.
         run_limit_seconds: The time limit of the run, or None.
         run_seconds_left: How much of it is left when the supervisor starts, or None.
+        triggers: The events that have triggered the run: `name`, `id`, `timestamp` and `type` of each; or none.
     """
 
     flow: str
@@ -112,6 +117,7 @@ class Request(NamedTuple):
     dagster_step_key: str
     run_limit_seconds: int | None
     run_seconds_left: float | None
+    triggers: list[dict[str, Any]]
 
     def as_extras(self) -> dict[str, Any]:
         """The Pipes extras that hold the request."""
@@ -249,6 +255,63 @@ def report_in(message: Any) -> Report:
     if report["version"] != VERSION:
         raise OtherVersionError(report["version"])
     return report
+
+
+def stamped(name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """A payload with the fields that Metaflow gives each event, as its `ArgoEvent` does; the payload's own rank above.
+
+    Args:
+        name: The event's name.
+        payload: The fields of the event.
+    """
+    import time
+    import uuid
+
+    now = time.time()
+    return {
+        "name": name,
+        "id": str(uuid.uuid4()),
+        "timestamp": int(now),
+        "utc_date": time.strftime("%Y%m%d", time.gmtime(now)),
+        "generated-by-metaflow": True,
+        **{str(field): value for field, value in payload.items()},
+    }
+
+
+def event_message(name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The custom Pipes message that holds an event.
+
+    Args:
+        name: The event's name.
+        payload: All of its fields.
+
+    Raises:
+        TypeError: A field is no JSON value.
+        ValueError: The event is too long, or a field refers to itself.
+    """
+    import json
+
+    message = {EVENT: {"version": VERSION, "name": name, "payload": dict(payload)}}
+    length = len(json.dumps(message))
+    if length > MAX_EVENT_CHARACTERS:
+        raise ValueError(
+            f"as JSON, it has {length} characters, and {MAX_EVENT_CHARACTERS} are the most that an event can have: "
+            "store the data elsewhere, and let the event say where"
+        )
+    return message
+
+
+def event_in(message: Any) -> tuple[str, dict[str, Any]] | None:
+    """The name and the payload of the event that a custom Pipes message holds; None if it holds none.
+
+    Args:
+        message: What `event_message` has made, or the step's code.
+    """
+    event = message.get(EVENT) if isinstance(message, dict) else None
+    if not isinstance(event, dict) or event.get("version") != VERSION:
+        return None
+    name, payload = event.get("name"), event.get("payload")
+    return (name, payload) if isinstance(name, str) and name and isinstance(payload, dict) else None
 
 
 def names_a_secret(name: str) -> bool:

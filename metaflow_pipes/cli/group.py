@@ -16,6 +16,7 @@ from metaflow._vendor import click
 
 from metaflow_pipes.cli.automation import suspend, unsuspend
 from metaflow_pipes.cli.command import Command, DagsterException, definitions_file_option
+from metaflow_pipes.cli.events import publish
 from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigger
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ dagster = click.Group(
     params=[click.Option(["--name"], default=None, help="The name of the Dagster job. [default: the flow's name]")],
 )
 cli = click.Group(commands={"dagster": dagster})
-for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspend):
+for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspend, publish):
     dagster.add_command(command)
 
 

@@ -147,7 +147,7 @@ def resume(ctx: Any, **options: Any) -> None:
     kept = origin.parameters(launch.deployment)
     # a parameter that the flow did not have then has its default
     not_kept = [p.name for p in launch.deployment.parameters if p.name in given or p.name not in kept]
-    launch.begin({**kept, **given}, origin.tags(step_to_rerun, not_kept))
+    launch.begin({**kept, **given}, origin.tags(launch.service, step_to_rerun, not_kept))
 
 
 def _with_those_of_a_file(*, deployer_launch_file: str | None, **options: Any) -> dict[str, Any]:

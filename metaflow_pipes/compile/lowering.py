@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
 from metaflow_pipes.compile.automation.notifications import notification_sensors, without_secrets
 from metaflow_pipes.compile.automation.schedules import schedules_of
+from metaflow_pipes.compile.automation.triggers import trigger_sensors
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
 from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,
-    decorator_warnings,
     exit_hook_warnings,
     notification_warnings,
+    trigger_warnings,
 )
 from metaflow_pipes.compile.wiring import wire
 from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, PRIORITY_TAG
@@ -68,9 +69,13 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         translator=translator_of(options),
         tags=_run_tags(flow, options),
         schedules=schedules_of(flow, name, options),
-        sensors=(*exit_hook_sensors(flow, name, options), *notification_sensors(name, without_secrets(options))),
+        sensors=(
+            *trigger_sensors(flow, name, options),
+            *exit_hook_sensors(flow, name, options),
+            *notification_sensors(name, without_secrets(options)),
+        ),
         warnings=(
-            *decorator_warnings(flow),
+            *trigger_warnings(flow),
             *config_warnings(flow),
             *credential_warnings(flow, options),
             *exit_hook_warnings(flow),

@@ -125,6 +125,40 @@ class ScheduleModel:
 
 
 @dataclass(frozen=True)
+class EventModel:
+    """An event that a flow waits for.
+
+    Attributes:
+        name: Its name.
+        parameters: For each parameter of the flow that it sets, the field of its payload.
+        flow: The flow whose finished runs it stands for, or None.
+    """
+
+    name: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    flow: str | None = None
+
+
+@dataclass(frozen=True)
+class TriggerModel:
+    """The `@trigger` or the `@trigger_on_finish` of a flow: all of its events together start a run.
+
+    Attributes:
+        decorator: The decorator's name.
+        events: The events.
+        reset_cron: When those are dropped that wait for others: the cron expression of `reset_at`, or None for never.
+        reset_timezone: The name of its time zone.
+        unknown_options: What its `options` have that does nothing.
+    """
+
+    decorator: Literal["trigger", "trigger_on_finish"]
+    events: tuple[EventModel, ...]
+    reset_cron: str | None = None
+    reset_timezone: str = "UTC"
+    unknown_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class FlowModel:
     """A Metaflow flow, as the options on its command line make it.
 
@@ -144,11 +178,11 @@ class FlowModel:
         datastore_root: The absolute path or the URL of its root.
         settings: `METAFLOW_*` variables by which a step finds the same datastore and metadata.
         withheld_settings: `METAFLOW_*` variables in use that hold secrets and stay out of the file.
-        inert_decorators: Decorators of the flow that do nothing on Dagster.
         user: Who compiled the flow: the Metaflow user where the run's environment names none.
         lost_config_types: For each `Config` that holds more than Python's own types, the names of those others.
         exit_hooks: What runs when a run of it has ended.
         schedule: Its `@schedule`, or None.
+        triggers: Its `@trigger` and its `@trigger_on_finish`.
     """
 
     name: str
@@ -166,11 +200,11 @@ class FlowModel:
     datastore_root: str
     settings: Mapping[str, str]
     withheld_settings: tuple[str, ...]
-    inert_decorators: tuple[str, ...]
     user: str
     lost_config_types: Mapping[str, str] = field(default_factory=dict)
     exit_hooks: ExitHooksModel = field(default_factory=ExitHooksModel)
     schedule: ScheduleModel | None = None
+    triggers: tuple[TriggerModel, ...] = ()
 
 
 @dataclass(frozen=True)

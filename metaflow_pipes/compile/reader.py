@@ -32,6 +32,7 @@ from metaflow.util import get_username
 
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedule
+from metaflow_pipes.compile.flow_triggers import read_triggers
 from metaflow_pipes.compile.model import FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
 
@@ -85,9 +86,6 @@ SECRET_SETTINGS = frozenset(
         "AWS_SANDBOX_API_KEY",
     )
 )
-
-# Decorators of a flow that its deployer or runner acts on, and that do nothing here.
-INERT_DECORATORS = frozenset({"trigger", "trigger_on_finish"})
 
 # How many hexadecimal digits tell the versions of a step's source apart.
 CODE_VERSION_LENGTH = 16
@@ -160,10 +158,10 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         datastore_root=_datastore_root(state),
         settings=settings,
         withheld_settings=withheld_settings,
-        inert_decorators=tuple(sorted({d.name for d in flow_decorators(state.flow)} & INERT_DECORATORS)),
         user=username(),
         exit_hooks=read_exit_hooks(state),
         schedule=read_schedule(state.flow),
+        triggers=read_triggers(state.flow),
     )
 
 
@@ -453,14 +451,15 @@ def _top_level_args(state: Any, decospecs: tuple[str, ...]) -> tuple[str, ...]:
         ("monitor", state.monitor.TYPE),
     ]
     for decorator in flow_decorators(state.flow):
-        options.extend(dict(decorator.get_top_level_options()).items())
+        # `--trigger` pretends that a run has triggered one that Metaflow's own runner begins
+        options.extend((name, value) for name, value in decorator.get_top_level_options() if name != "trigger")
     # the same specs in the same order make the same decorators in each step as here
     options.extend(("with", spec) for spec in (*decospecs, *state.tl_decospecs, *DEFAULT_DECOSPECS.split()))
     args: list[str] = []
-    for name, value in options:
-        if value is None or value is False:
-            continue
-        args.append(f"--{name}" if value is True else f"--{name}={value}")
+    for name, several in options:
+        for value in several if isinstance(several, (list, tuple)) else [several]:
+            if value is not None and value is not False:
+                args.append(f"--{name}" if value is True else f"--{name}={value}")
     return tuple(args)
 
 

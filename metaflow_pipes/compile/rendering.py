@@ -69,6 +69,7 @@ def _template() -> jinja2.Template:
         run_step=_run_step,
         helper=_helper,
         automation=_automation,
+        assets=_assets,
         statements=_statements,
     )
     return environment.get_template("definitions.py.jinja")
@@ -229,6 +230,13 @@ def _automation(automation: AutomationModel, job: JobModel) -> str:
         f"{name}={literal(value, indent=12, prefix=len(name) + 1)}" for name, value in automation.arguments.items()
     ]
     return _wrapped(f"{automation.factory}(", ["FLOW", job.function, *arguments], ")", indent=8, prefix=1)
+
+
+def _assets(job: JobModel) -> str:
+    """The specs of the flow's assets, the first of which depends on the events that start the flow."""
+    events = [event.name for trigger in job.flow.triggers for event in trigger.events]
+    arguments = ["FLOW", *([f"events={literal(events, indent=8, prefix=7)}"] if events else [])]
+    return _wrapped("asset_specs(", arguments, ")", indent=4, prefix=8)
 
 
 def _statement(statement: Call | Body, used: frozenset[str]) -> str:

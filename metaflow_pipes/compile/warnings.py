@@ -1,4 +1,4 @@
-"""The warnings of the compiler: decorators without effect, types that are lost, values that look like credentials."""
+"""The warnings of the compiler: options without effect, types that are lost, values that look like credentials."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from metaflow_pipes.compile.model import FlowModel, JobOptions
 
 
-def decorator_warnings(flow: FlowModel) -> Iterable[str]:
-    """A sentence for each decorator of a flow that does nothing on Dagster."""
-    for name in flow.inert_decorators:
-        yield (
-            f"@{name} of flow {flow.name} has no effect on Dagster. Attach what it does to the job there: schedules, "
-            "sensors and hooks."
-        )
+def trigger_warnings(flow: FlowModel) -> Iterable[str]:
+    """A sentence for each option of a trigger that does nothing."""
+    for trigger in flow.triggers:
+        for option in trigger.unknown_options:
+            yield (
+                f"@{trigger.decorator} of flow {flow.name} has the option {option}, which has no effect on Dagster. "
+                'What it takes is options={"reset_at": {"cron": "...", "timezone": "..."}}.'
+            )
 
 
 def config_warnings(flow: FlowModel) -> Iterable[str]:

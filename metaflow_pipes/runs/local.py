@@ -35,6 +35,7 @@ from metaflow_pipes.names import (
     RUN_ID_TAG,
     SPLITS_METADATA,
     WORKER_TAG,
+    event_path,
 )
 from metaflow_pipes.run_ids import metaflow_run_id
 from metaflow_pipes.runs import ended
@@ -248,6 +249,12 @@ class LocalInstance:
     def switch_automation(self, deployment: Deployment, *, is_on: bool) -> list[str]:
         """As `DagsterService.switch_automation`; no daemon has to run for it."""
         return switch(self._instance, deployment, is_on=is_on)
+
+    @_asking
+    def publish(self, name: str, payload: Mapping[str, Any]) -> None:
+        """As `DagsterService.publish`."""
+        event = dg.AssetMaterialization(event_path(name), metadata=dict(payload))
+        self._instance.report_runless_asset_event(event)
 
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`, where `dagster dev` shows it by default, if it is open on this instance."""

@@ -15,7 +15,14 @@ from metaflow.plugins import DATASTORES
 from metaflow.util import get_latest_run_id
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import FLOW_TAG, ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.names import (
+    FLOW_TAG,
+    ORIGIN_RUN_ID_TAG,
+    OVERRIDDEN_PARAMETERS_TAG,
+    RUN_ID_TAG,
+    STEP_TO_RERUN_TAG,
+    TRIGGER_TAGS,
+)
 from metaflow_pipes.runs.service import find_run
 
 if TYPE_CHECKING:
@@ -104,14 +111,17 @@ class Origin:
             )
         return self.attributes.get(parameter.name, attribute)
 
-    def tags(self, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
-        """The tags that make a Dagster run go on from this one.
+    def tags(self, service: DagsterService, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
+        """The tags that make a Dagster run go on from this one. What has triggered this one has triggered that, too.
 
         Args:
+            service: Where its runs on Dagster are.
             step_to_rerun: The step that runs again, with all below it; None for those only that failed.
             overridden: The parameters whose values are not this run's, or that it does not have.
         """
         tags = {ORIGIN_RUN_ID_TAG: self.run_id}
+        for run in service.runs({RUN_ID_TAG: self.run_id}, limit=1):
+            tags.update({tag: value for tag, value in run.tags.items() if tag in TRIGGER_TAGS})
         if step_to_rerun is not None:
             tags[STEP_TO_RERUN_TAG] = step_to_rerun
         if overridden:

@@ -228,6 +228,15 @@ class DagsterService(Protocol):
         """
         ...
 
+    def publish(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Publish an event, which starts the flows that wait for it.
+
+        Args:
+            name: The event's name.
+            payload: Its fields: JSON values.
+        """
+        ...
+
     def url(self, dagster_run_id: str) -> str:
         """The page of a run in the Dagster UI."""
         ...

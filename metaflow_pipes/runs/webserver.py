@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import SPLITS_METADATA, URL_VARIABLE
+from metaflow_pipes.names import SPLITS_METADATA, URL_VARIABLE, event_path
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
     RUN_EVENTS,
@@ -30,6 +30,8 @@ _RUN_PAGE = 200
 _EVENT_PAGE = 1000
 # How much is shown of an answer that is none of Dagster's.
 _SHOWN_CHARACTERS = 200
+# Where the webserver takes materializations; the asset's key is in the body.
+_REPORT_PATH = "report_asset_materialization/"
 
 _RUN_FIELDS = """
     fragment RunFields on Run {
@@ -239,6 +241,13 @@ class Webserver:
         if "message" in answer:
             raise DeploymentError(f"{self} answers, of {state['name']}: {answer['message']}")
 
+    def publish(self, name: str, payload: Mapping[str, Any]) -> None:
+        """As `DagsterService.publish`: by the webserver's own address for materializations."""
+        body = {"asset_key": event_path(name), "metadata": dict(payload)}
+        answer = self._post(_REPORT_PATH, body)
+        if not isinstance(answer, dict) or answer.get("error"):
+            raise DeploymentError(f"{self} refuses the event: {str(answer)[:_SHOWN_CHARACTERS]}")
+
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`."""
         return f"{self._url}/runs/{dagster_run_id}"
@@ -291,27 +300,7 @@ class Webserver:
             cursor, limit = page[-1]["runId"], limit - count
 
     def _ask(self, query: str, field: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            response = requests.post(
-                f"{self._url}/graphql",
-                json={"query": query, "variables": variables},
-                headers=self._headers,
-                timeout=TIMEOUT_SECONDS,
-            )
-            response.raise_for_status()
-            answer = response.json()
-        except requests.JSONDecodeError:
-            raise DeploymentError(
-                f"What answers at {self._url}/graphql is no Dagster webserver. Its address is that of --url or "
-                f"{URL_VARIABLE}."
-            ) from None
-        except requests.RequestException as error:
-            response = error.response
-            reason = type(error).__name__ if response is None else f"{response.status_code} {response.reason}"
-            raise DeploymentError(
-                f"{self} can't be reached ({reason}). Is the webserver running there? Its address is that of --url or "
-                f"{URL_VARIABLE}."
-            ) from None
+        answer = self._post("graphql", {"query": query, "variables": variables})
         try:
             if answer.get("errors"):
                 raise DeploymentError(f"{self} answers: {answer['errors'][0].get('message')}")
@@ -320,6 +309,25 @@ class Webserver:
             raise DeploymentError(
                 f"What answers at {self._url}/graphql is no Dagster webserver: {str(answer)[:_SHOWN_CHARACTERS]}. Its "
                 f"address is that of --url or {URL_VARIABLE}."
+            ) from None
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that is answered to JSON."""
+        try:
+            response = requests.post(f"{self._url}/{path}", json=body, headers=self._headers, timeout=TIMEOUT_SECONDS)
+            response.raise_for_status()
+            return response.json()
+        except requests.JSONDecodeError:
+            raise DeploymentError(
+                f"What answers at {self._url}/{path} is no Dagster webserver. Its address is that of --url or "
+                f"{URL_VARIABLE}."
+            ) from None
+        except requests.RequestException as error:
+            response = error.response
+            reason = type(error).__name__ if response is None else f"{response.status_code} {response.reason}"
+            raise DeploymentError(
+                f"{self} can't be reached ({reason}). Is the webserver running there? Its address is that of --url or "
+                f"{URL_VARIABLE}."
             ) from None
 
     def _expect(self, type_: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.file_format import CompilerVersion, installed_version
 from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
+from metaflow_pipes.runtime.automation.events import trigger_sensor
 from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
 from metaflow_pipes.runtime.automation.notifications import notification_sensor
 from metaflow_pipes.runtime.automation.schedules import flow_schedule
@@ -49,6 +50,7 @@ __all__ = [
     "run_step",
     "run_switch_step",
     "threads",
+    "trigger_sensor",
 ]
 
 

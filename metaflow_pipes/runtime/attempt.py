@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from metaflow_pipes.names import MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
+from metaflow_pipes.runtime.automation.run_triggers import link_to_triggers, triggers_of
 from metaflow_pipes.runtime.automation.schedules import system_tags
 from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
@@ -101,6 +103,8 @@ def run_task(
     _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
+    if not inputs.paths and number == 0:
+        link_to_triggers(context)
     task = _Attempt(context, pipes, flow, step, options, run_options, inputs, run_id, iteration, number, resumption)
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code, _ = task.launch()
@@ -187,6 +191,7 @@ class _Attempt:
         own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
             self.context.log_event(materialization)
+        publish_rest(self.context, invocation.get_custom_messages())
         report = report_of(invocation, self.pathspec, self.number, own_key)
         return report, exit_code_of(invocation), stderr_of(invocation)
 
@@ -225,6 +230,7 @@ class _Attempt:
             dagster_step_key=step_key(self.context),
             run_limit_seconds=limit_seconds,
             run_seconds_left=None if limit_seconds is None else run_seconds_left(self.context, limit_seconds),
+            triggers=triggers_of(self.context),
         )
 
 

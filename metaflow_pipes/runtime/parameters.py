@@ -10,6 +10,10 @@ import dagster as dg
 
 _NO_DEFAULT: Any = object()
 _SCALARS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "file": str, "json": dg.Any}
+# As click, by which Metaflow reads them.
+_TRUE = frozenset({"true", "t", "1", "yes", "y", "on"})
+_FALSE = frozenset({"false", "f", "0", "no", "n", "off"})
+_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,58 @@ class MetaflowParameter:
             config_type = dg.Noneable(config_type)
         return dg.Field(config_type, is_required=True, description=self.help)
 
+    @property
+    def has_default(self) -> bool:
+        """Whether the run config needs no value."""
+        return self.default is not _NO_DEFAULT
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a run can't begin without a value from outside."""
+        return self.required and not self.has_default
+
+    def converted(self, value: Any, what: str) -> Any:
+        """A value from outside, such as an event's field, in the type that the run config takes.
+
+        Args:
+            value: A JSON value, or its text: `3` and `"3"`, `[1, 2]` and `"[1, 2]"`, `true` and `"yes"`.
+            what: What the value is, for the message of an error.
+
+        Raises:
+            ValueError: It is no value of the parameter's type; says so.
+        """
+        try:
+            if self.multiple:
+                items = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+                return [self._converted(item) for item in (items if isinstance(items, list) else [items])]
+            if self.separator is not None and isinstance(value, list):
+                return [_as_text(item) for item in value]
+            return self._converted(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            shown = repr(value)
+            raise ValueError(
+                f"{what} is {shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + '...'}, which "
+                f"is no value of parameter {self.name} ({self.kind}): {error}"
+            ) from None
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind == "json":
+            return json.loads(value) if isinstance(value, str) else value
+        if self.kind == "int":
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise ValueError("it is no whole number")
+            return int(value)
+        if self.kind == "float":
+            if isinstance(value, bool):
+                raise ValueError("it is no number")
+            return float(value)
+        if self.kind == "bool":
+            word = _as_text(value).strip().lower()
+            if word not in _TRUE | _FALSE:
+                raise ValueError("it is neither true nor false")
+            return word in _TRUE
+        return _as_text(value)
+
     def arguments(self, value: Any) -> list[str]:
         """A value from the run config as arguments of Metaflow's command line.
 
@@ -82,3 +138,8 @@ class MetaflowParameter:
                     allow_retries=False,
                 )
         return separator.join(items)
+
+
+def _as_text(value: Any) -> str:
+    """A value as text: of a string itself, else its JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

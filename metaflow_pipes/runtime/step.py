@@ -10,6 +10,7 @@ import dagster as dg
 from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
+from metaflow_pipes.runtime.automation.finish import publish_finish
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
 from metaflow_pipes.runtime.report import iterations_table
 from metaflow_pipes.runtime.run_options import run_options_of
@@ -97,6 +98,7 @@ def completed(
     step_thread.current().gives_way()
     report = reports[-1]
     materialize(context, flow, report)
+    publish_finish(context, flow, report)
     if flow[step].is_recursive:
         report = replace(report, metadata={**report.metadata, "iterations": iterations_table(reports)})
     if _has_one_value(context):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -35,21 +36,21 @@ def open_metadata(launch: Launch) -> Any:
 
 
 def register_dagster_run(launch: Launch, metadata: Any) -> None:
-    """Let an attempt say which Dagster step runs it.
+    """Let an attempt say which Dagster step runs it; and the start step, what has triggered the run.
 
     Args:
         launch: The attempt.
         metadata: The metadata provider.
     """
-    _register(
-        launch,
-        metadata,
-        {
-            "dagster-run-id": launch.dagster_run_id,
-            "dagster-job-name": launch.dagster_job_name,
-            "dagster-step-key": launch.dagster_step_key,
-        },
-    )
+    facts = {
+        "dagster-run-id": launch.dagster_run_id,
+        "dagster-job-name": launch.dagster_job_name,
+        "dagster-step-key": launch.dagster_step_key,
+    }
+    if launch.triggers and launch.init is not None:
+        # where the client's `Run.trigger` looks: at the start step
+        facts["execution-triggers"] = json.dumps(launch.triggers)
+    _register(launch, metadata, facts)
 
 
 def register_attempt(datastore: FlowDataStore, launch: Launch) -> None:

@@ -11,9 +11,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
+from metaflow.unbounded_foreach import UBF_CONTROL
 
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
-from step_wrapper.step import garbage, running
+from step_wrapper.step import events, garbage, running, triggers
 from step_wrapper.step.running import PARAMETERS_VARIABLE
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ class DagsterInternalDecorator(StepDecorator):
         inputs: Any,
     ) -> None:
         """Just before the step's code runs."""
+        events.publish_argo_events_here()
         task = running.current
+        triggers.show(task, is_control=ubf_context == UBF_CONTROL)
         if task is None:
             return
         task.seen.next_steps = list(graph[step_name].out_funcs)

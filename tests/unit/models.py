@@ -26,6 +26,5 @@ def flow_model(*steps: StepModel, name: str = "SomeFlow") -> FlowModel:
         datastore_root="/project/.metaflow",
         settings={},
         withheld_settings=(),
-        inert_decorators=(),
         user="tester",
     )

@@ -48,6 +48,7 @@ def _request(resumption: wire.Resumption | None) -> wire.Request:
         dagster_step_key="train",
         run_limit_seconds=None,
         run_seconds_left=None,
+        triggers=[{"name": "data_ready", "id": "1", "timestamp": 1, "type": "event"}],
     )
 
 
@@ -59,6 +60,20 @@ def _sent(value: Any) -> Any:
 def test_request_is_read_as_it_was_sent(resumption):
     request = _request(resumption)
     assert wire.Request(**wire.Request.values_in(_sent(request.as_extras()))) == request
+
+
+def test_event_is_read_as_it_was_sent_and_nothing_else_is_one():
+    fields = wire.stamped("data_ready", {"rows": 3, "id": "mine"})
+    assert fields["rows"] == 3
+    assert fields["id"] == "mine"
+    assert wire.event_in(_sent(wire.event_message("data_ready", fields))) == ("data_ready", fields)
+    for message in (None, [], {}, {wire.EVENT: 1}, {wire.EVENT: {"version": wire.VERSION, "name": "", "payload": {}}}):
+        assert wire.event_in(message) is None
+
+
+def test_event_that_is_too_long_is_refused():
+    with pytest.raises(ValueError, match="store the data elsewhere"):
+        wire.event_message("data_ready", {"rows": "x" * wire.MAX_EVENT_CHARACTERS})
 
 
 def test_request_of_another_version_is_refused(monkeypatch):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from metaflow_pipes.runtime.assets.events import event_key
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 MAX_KNOWN_FLOWS = 256
 
 
-def asset_specs(flow: MetaflowFlow) -> list[dg.AssetSpec]:
-    """The assets of a flow: external ones, which the runs of its job materialize."""
-    return list(assets_of(flow).values())
+def asset_specs(flow: MetaflowFlow, events: Sequence[str] = ()) -> list[dg.AssetSpec]:
+    """The assets of a flow: external ones, which the runs of its job materialize.
+
+    Args:
+        flow: The flow.
+        events: The names of the events that start it. Those assets that depend on no other depend on them.
+    """
+    specs = list(assets_of(flow).values())
+    keys = [event_key(name) for name in events]
+    return [spec if spec.deps or not keys else spec.replace_attributes(deps=keys) for spec in specs]
 
 
 def asset_key_of(flow: MetaflowFlow, step: str) -> dg.AssetKey:

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster import open_pipes_session
 
 from metaflow_pipes.runtime import step_thread
+from metaflow_pipes.runtime.assets.events import publisher
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
 
@@ -95,12 +96,14 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             dagster.Failure: A variable of the run's environment that `env` names is not set.
         """
         environment = {**os.environ, **(base_env or {}), **resolved(self.env), **resolved(env or {})}
+        # the events that the step publishes are not to wait for its end
+        reader = MessageReader(publisher(context)) if type(self.message_reader) is MessageReader else None
         with (
             _kept(keep_stderr) as kept,
             open_pipes_session(
                 context=context,
                 context_injector=self.context_injector,
-                message_reader=self.message_reader,
+                message_reader=reader or self.message_reader,
                 extras=extras,
             ) as session,
         ):

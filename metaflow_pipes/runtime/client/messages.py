@@ -13,7 +13,7 @@ import dagster as dg
 from dagster_pipes import PipesDefaultContextLoader, PipesDefaultMessageWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dagster import PipesMessageHandler
     from dagster_pipes import PipesContextData, PipesParams
@@ -24,6 +24,8 @@ POLL_SECONDS = 0.1
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_WARNING_CHARACTERS = 500
 CHUNK_BYTES = 1 << 20
+# How Pipes calls a message of the step's own.
+CUSTOM_METHOD = "report_custom_message"
 
 
 class ContextInjector(dg.PipesContextInjector):
@@ -56,7 +58,14 @@ class MessageReader(dg.PipesMessageReader):
 
     `dagster.PipesTempFileMessageReader` stops reading at the first message that it can't use, takes a half-written
     line for one, and looks a hundred times a second. This one says what it could not use, and goes on.
+
+    Args:
+        publish: Takes each custom message as soon as it is read, and says whether it was an event, which is then no
+            message for others; None for no such function.
     """
+
+    def __init__(self, publish: Callable[[Any], bool] | None = None):
+        self._publish = publish
 
     @property
     def expected_writer_count(self) -> int:
@@ -75,7 +84,7 @@ class MessageReader(dg.PipesMessageReader):
         """
         with _private_file("messages") as path:
             is_closed = threading.Event()
-            reader = threading.Thread(target=_read_all, args=(path, handler, is_closed), daemon=True)
+            reader = threading.Thread(target=_read_all, args=(path, self._taking(handler), is_closed), daemon=True)
             reader.start()
             try:
                 yield {
@@ -90,6 +99,16 @@ class MessageReader(dg.PipesMessageReader):
         """The place where messages were looked for."""
         return "Attempted to read messages from a temporary file."
 
+    def _taking(self, handler: PipesMessageHandler) -> Callable[[Any], None]:
+        """The function that takes a message: an event is published, and the handler has the others."""
+
+        def take(message: Any) -> None:
+            is_custom = message["method"] == CUSTOM_METHOD
+            if self._publish is None or not is_custom or not self._publish(message["params"]["payload"]):
+                handler.handle_message(message)
+
+        return take
+
 
 @contextlib.contextmanager
 def _private_file(name: str) -> Iterator[Path]:
@@ -100,13 +119,13 @@ def _private_file(name: str) -> Iterator[Path]:
         yield path
 
 
-def _read_all(path: Path, handler: PipesMessageHandler, is_closed: threading.Event) -> None:
+def _read_all(path: Path, take: Callable[[Any], None], is_closed: threading.Event) -> None:
     lines = _Lines(path)
     is_last = False
     while not is_last:
         is_last = is_closed.wait(POLL_SECONDS)
         for line in lines.new(is_last=is_last):
-            _handle(line, handler)
+            _handle(line, take)
 
 
 class _Lines:
@@ -150,12 +169,12 @@ class _Lines:
                 yield chunk
 
 
-def _handle(line: bytes, handler: PipesMessageHandler) -> None:
+def _handle(line: bytes, take: Callable[[Any], None]) -> None:
     try:
         if len(line) > MAX_MESSAGE_BYTES:
             raise ValueError(f"it is longer than {MAX_MESSAGE_BYTES} bytes")
-        handler.handle_message(json.loads(line))
+        take(json.loads(line))
     except Exception as error:  # of any kind: the message may be whatever the step's code has written
         text = f"A message that the step sent to Dagster can't be used: {type(error).__name__}: {error}"
         warning: Any = {"method": "log", "params": {"message": text[:MAX_WARNING_CHARACTERS], "level": "warning"}}
-        handler.handle_message(warning)
+        take(warning)
