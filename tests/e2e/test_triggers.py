@@ -283,3 +283,19 @@ def _let_time_pass(instance: dg.DagsterInstance) -> None:
             for name in ("last_tick_timestamp", "last_tick_start_timestamp")
         }
         instance.update_instigator_state(state.with_data(data._replace(**earlier)))
+
+
+def test_events_wait_while_as_many_runs_as_may_be_are_under_way(project, instance):
+    ticks = ticks_of(project, instance, '@trigger(event="a")', "--max-concurrent-runs", "2")
+    job = ticks.definitions.resolve_job_def("EventFlow")
+    under_way = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=dict(job.tags))
+    for number in range(3):
+        publish(instance, "a", {"alpha": number})
+
+    assert [config_of(request)["alpha"] for request in ticks.tick()] == [0]
+    other = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=dict(job.tags))
+    assert ticks.tick() == []
+    assert "The events wait." in (ticks.skipped or "")
+    for run in (under_way, other):
+        instance.report_run_canceled(run)
+    assert [config_of(request)["alpha"] for request in ticks.tick()] == [1, 2]
