@@ -12,7 +12,7 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from step_wrapper import processes
-from step_wrapper.logs import STREAMS, tail
+from step_wrapper.logs import STREAMS, say, tail
 from step_wrapper.variables import seconds_of
 
 if TYPE_CHECKING:
@@ -142,9 +142,4 @@ class LogSaver:
         self._saved_sizes = {}
         if not self._has_warned:
             self._has_warned = True
-            _warn(f"the logs could not be saved while the step runs, and will be at its end: {reason}")
-
-
-def _warn(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"metaflow-pipes: {message}", file=sys.stderr)
+            say(f"the logs could not be saved while the step runs, and will be at its end: {reason}")

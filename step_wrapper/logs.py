@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import os
 import select
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 18
@@ -19,6 +21,8 @@ PIPE_BYTES = 1 << 16
 LARGE_PIPE_BYTES = 1 << 20
 # How long what is left in a pipe may take to be taken.
 DRAIN_SECONDS = 5
+# How long the reader of what is passed on may hold up the supervisor, which has time limits to keep.
+PASS_ON_SECONDS = 5
 # How much of a log's end is read for a tail.
 TAIL_BYTES = 1 << 16
 STREAMS = ("stdout", "stderr")
@@ -32,15 +36,18 @@ class StreamLog:
     Args:
         name: `stdout` or `stderr`.
         pipe: The reading end of the pipe that the step writes to; becomes non-blocking.
-        passes_to: The file descriptor that gets the bytes as they are.
+        passes_to: The file descriptor that gets the bytes as they are, as long as somebody takes them.
         folder: Where the log file is made.
+        on_unread: Called once if nobody takes them.
     """
 
-    def __init__(self, name: str, pipe: int, passes_to: int, folder: Path):
+    def __init__(self, name: str, pipe: int, passes_to: int, folder: Path, on_unread: Callable[[str], None]):
         self.name = name
         self.pipe = pipe
         self._pipe_bytes = PIPE_BYTES
         self._passes_to = passes_to
+        self._patience_seconds = PASS_ON_SECONDS
+        self._on_unread: Callable[[str], None] | None = on_unread
         # nobody else's to read, as the folder is
         descriptor = os.open(log_path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(descriptor, "wb")
@@ -61,11 +68,21 @@ class StreamLog:
             return 0
         if len(chunk) > self._pipe_bytes // 2:
             self._enlarge_pipe()
-        with contextlib.suppress(OSError):
-            _write_all(self._passes_to, chunk)
+        self._pass_on(chunk)
         with contextlib.suppress(OSError):
             self._keep(chunk)
         return len(chunk)
+
+    def note(self, message: str) -> None:
+        """Add a message of the supervisor's to what the step has written.
+
+        Args:
+            message: One line.
+        """
+        chunk = b"\n" * self._is_in_line + _as_line(message)
+        self._pass_on(chunk)
+        with contextlib.suppress(OSError):
+            self._keep(chunk)
 
     def has_room_after(self, taken: int) -> bool:
         """Whether the step writes so little at a time that its pipe can be left alone for a moment.
@@ -96,6 +113,19 @@ class StreamLog:
         os.close(self.pipe)
         with contextlib.suppress(OSError):
             self._file.close()
+
+    def _pass_on(self, chunk: bytes) -> None:
+        """Pass a chunk on, or drop what is left of it where nobody takes it.
+
+        Whoever did not take the last one is not waited for, but gets what comes if they read again.
+        """
+        is_taken = True
+        with contextlib.suppress(OSError):
+            is_taken = _write_within(self._passes_to, chunk, self._patience_seconds)
+        self._patience_seconds = PASS_ON_SECONDS if is_taken else 0
+        if not is_taken and self._on_unread is not None:
+            on_unread, self._on_unread = self._on_unread, None
+            on_unread(self.name)
 
     def _enlarge_pipe(self) -> None:
         """Let the step write more before it has to wait (Linux only).
@@ -139,6 +169,16 @@ class StreamLog:
         return b"[MFLOG|0|%s.%06dZ|runtime" % (day_and_time.encode(), microseconds)
 
 
+def say(message: str) -> None:
+    """Write a message of the supervisor's to its stderr, where it can be read.
+
+    Args:
+        message: One line.
+    """
+    with contextlib.suppress(OSError):
+        _write_within(2, _as_line(message), PASS_ON_SECONDS)
+
+
 def flush_output() -> None:
     """Write what Python still holds of this process's output, before the process ends without being torn down."""
     for stream in (sys.stdout, sys.stderr):
@@ -172,10 +212,28 @@ def _as_shown(line: bytes) -> str:
     return text.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _as_line(message: str) -> bytes:
+    return f"metaflow-pipes: {message}\n".encode()
+
+
+def _write_within(descriptor: int, data: bytes, seconds: float) -> bool:
+    """Write to a descriptor, which may be a pipe that nobody reads.
+
+    Args:
+        descriptor: The descriptor. It stays as it is, blocking or not: other processes share it.
+        data: The bytes.
+        seconds: How long that may take.
+
+    Returns:
+        Whether all was written.
+    """
     view = memoryview(data)
+    # files don't block; a pipe that has room has it for so much at once
+    size = len(data) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
+    give_up_at = time.monotonic() + seconds
     while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+        if not select.select([], [descriptor], [], max(0.0, give_up_at - time.monotonic()))[1]:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            view = view[os.write(descriptor, view[:size]) :]
+    return True

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from step_wrapper import processes
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS, STEP_STARTS
 from step_wrapper.log_saver import LogSaver
-from step_wrapper.logs import STREAMS, StreamLog, log_path, tail
+from step_wrapper.logs import PASS_ON_SECONDS, STREAMS, StreamLog, log_path, say, tail
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.outcome import Outcome
 from step_wrapper.variables import seconds_of
@@ -164,7 +164,7 @@ class Supervisor:
         for _, writer in pipes.values():
             os.close(writer)
         self._logs = [
-            StreamLog(name, reader, passes_to, self._folder)
+            StreamLog(name, reader, passes_to, self._folder, self._on_unread)
             for passes_to, (name, (reader, _)) in enumerate(pipes.items(), start=1)
         ]
         for log in self._logs:
@@ -229,6 +229,13 @@ class Supervisor:
         elif taken is not None and log.has_room_after(taken):
             # waking up for each of a million short lines would take a CPU, and time from the step
             time.sleep(GATHER_SECONDS)
+
+    def _on_unread(self, stream: str) -> None:
+        stderr = self._logs[STREAMS.index("stderr")]
+        stderr.note(
+            f"nobody has read the step's {stream} for {PASS_ON_SECONDS} s: what comes may be missing where it was "
+            "passed on to. Metaflow's log has all of it."
+        )
 
     def _on_message(self) -> None:
         message = self._control.recv(1)
@@ -342,15 +349,11 @@ class Supervisor:
         spared = (spare, self._log_saver.pid)
         count, survivors = processes.end_all(os.getpid(), spared, settle_seconds, LEFTOVER_GRACE_SECONDS)
         if count > len(survivors):
-            print(
-                f"metaflow-pipes: ended {count - len(survivors)} process(es) that the step left running",
-                file=sys.stderr,
-            )
+            say(f"ended {count - len(survivors)} process(es) that the step left running")
         if survivors:
-            print(
-                f"metaflow-pipes: could not end process(es) {', '.join(map(str, survivors))} of the step, which go on: "
-                "they are another user's, or hang in the kernel",
-                file=sys.stderr,
+            say(
+                f"could not end process(es) {', '.join(map(str, survivors))} of the step, which go on: "
+                "they are another user's, or hang in the kernel"
             )
 
     def _drain(self) -> None:
@@ -410,7 +413,7 @@ class Supervisor:
             report = failed(launch.task_id, time.monotonic() - self._started, failure)
         elif report["failure"] is not None:
             report["failure"]["reason"] += f"\nIts logs may not be in Metaflow's datastore: {problem}"
-        print(f"metaflow-pipes: step {launch.step} {failing}: {problem}", file=sys.stderr)
+        say(f"step {launch.step} {failing}: {problem}")
         # without it, the op asks once more what is stored
         with contextlib.suppress(OSError):
             send(self._context, report)

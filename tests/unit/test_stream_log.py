@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def _stream() -> Iterator[tuple[StreamLog, Callable[[bytes], object], Path, Path
         folder = Path(name)
         reader, writer = os.pipe()
         passed = os.open(folder / "passed", os.O_CREAT | os.O_WRONLY)
-        log = StreamLog("stdout", reader, passed, folder)
+        log = StreamLog("stdout", reader, passed, folder, on_unread=lambda stream: None)
 
         def write(chunk: bytes) -> None:
             while chunk:
@@ -107,3 +108,32 @@ def test_tail_shows_lines_as_a_terminal_does():
         log.drain()
         assert tail(file, 2) == "2 %\n[a] \ufffd last"
         assert tail(file, 3).splitlines()[0].strip("x") == ""
+
+
+def test_reader_that_pauses_is_waited_for_once_and_gets_what_comes_when_it_reads_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "PASS_ON_SECONDS", 0.2)
+    passed_reader, passed_writer = os.pipe()
+    reader, writer = os.pipe()
+    unread: list[str] = []
+    log = StreamLog("stdout", reader, passed_writer, tmp_path, unread.append)
+    lines = [b"%04d" % number * 5000 for number in range(20)]
+    waits: list[float] = []
+    for line in lines:
+        os.write(writer, line + b"\n")
+        started = time.monotonic()
+        log.pump()
+        waits.append(time.monotonic() - started)
+    assert unread == ["stdout"]
+    # for all that did not fit: each one by itself would have made that 3 s
+    assert 0.2 <= sum(waits) < 1.5
+    os.set_blocking(passed_reader, False)
+    assert os.read(passed_reader, 1 << 20).startswith(lines[0])
+    os.write(writer, b"again\n")
+    log.drain()
+    assert os.read(passed_reader, 1 << 20).endswith(b"again\n")
+    assert _messages(log_path(tmp_path, "stdout")) == [*lines, b"again"]
+    # neither is the other side's descriptor changed, which its other users share
+    assert os.get_blocking(passed_writer)
+    log.close()
+    for descriptor in (writer, passed_reader, passed_writer):
+        os.close(descriptor)
