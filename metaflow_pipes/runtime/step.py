@@ -11,6 +11,7 @@ from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.automation.finish import publish_finish
+from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
 from metaflow_pipes.runtime.report import iterations_table
 from metaflow_pipes.runtime.run_options import run_options_of
@@ -62,7 +63,9 @@ def run_step(
         dagster.Failure: The attempt failed; description and metadata say why.
     """
     options = StepOptions(extra_env or {}, user_code_retries, timeout_seconds)
-    report = completed(context, pipes, flow, step, upstream, options, iteration_retries)
+    # the threads executor keeps it open anyway; under any other one this may be another process than the run's
+    with event_log_kept_open(context.instance):
+        report = completed(context, pipes, flow, step, upstream, options, iteration_retries)
     if flow.compiled_by is None:
         # an op that release 0.1 wrote returns this itself as its output
         return cast("TaskReport", report.path)

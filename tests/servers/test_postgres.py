@@ -87,6 +87,25 @@ def test_flow_with_a_foreach_runs_and_its_events_are_all_there(project, postgres
     assert postgres.open_count() == 0
 
 
+def test_op_in_a_process_of_its_own_keeps_the_connection_that_its_events_take(project, postgres, instance):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "import logging\nfrom metaflow import FlowSpec, step\n\n"
+        "class TalkingFlow(FlowSpec):\n    @step\n    def only(self):\n"
+        f"        for number in range({MESSAGES}):\n            logging.warning('message %s', number)\n\n"
+        "if __name__ == '__main__':\n    TalkingFlow()\n",
+    )
+    definitions = flows.compile("flow.py", "--executor", "multiprocess")
+    before = postgres.connection_count()
+    with dg.execute_job(persistent(definitions), instance) as result:
+        assert result.success
+    entries = instance.all_logs(result.run_id)
+    assert sum(" message " in f" {entry.user_message}" for entry in entries) == MESSAGES
+    assert postgres.connection_count() - before < MOST_CONNECTIONS
+    assert postgres.open_count() == 0
+
+
 @dg.op(required_resource_keys={"url"})
 def loses_its_connections(context):
     context.log.info("before")
