@@ -56,8 +56,9 @@ GATHER_SECONDS = 0.002
 # that comes before, no more than the time that the client then has (`TERMINATION_TIMEOUT_SECONDS` there).
 REPORT_SECONDS = 120
 TERMINATED_REPORT_SECONDS = 7
-# The environment variable that changes the former.
+# The environment variables that change the former, and the time to clone.
 REPORT_VARIABLE = "METAFLOW_PIPES_REPORT_SECONDS"
+CLONE_VARIABLE = "METAFLOW_PIPES_CLONE_SECONDS"
 # How long a task may take to be cloned in a run that resumes another; the first one reads all of that run.
 CLONE_SECONDS = 600
 # What the wrapper's own processes may do between SIGTERM and SIGKILL: delete temporary files.
@@ -317,8 +318,9 @@ class Supervisor:
     def _limit_clone(self) -> None:
         """Set the time limit of what the wrapper does in the place of a step that may be cloned."""
         if self._ended_because is None:
-            self._own_work = _OwnWork("did not begin: what it resumes could not be read and cloned", CLONE_SECONDS)
-            self._deadline = _after(CLONE_SECONDS)
+            seconds = seconds_of(CLONE_VARIABLE, CLONE_SECONDS)
+            self._own_work = _OwnWork("did not begin: what it resumes could not be read and cloned", seconds)
+            self._deadline = _after(seconds)
 
     def _limit_report(self) -> None:
         """Set the time limit of storing and reporting, which begins now, also that of a step that was ended."""

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from support import Project, failure_description, failures, job_of
+from support import Project, execute, failure_description, failures, job_of
+
+from metaflow_pipes.names import ORIGIN_RUN_ID_TAG
 
 S3 = ("--datastore", "s3")
 # Much less than Metaflow's own retries take, and enough for a busy machine.
@@ -69,6 +71,57 @@ def test_attempt_fails_and_names_the_datastore(cut_off, capfd, body, reasons):
     assert "last words" in metadata["stderr"].value
     assert "last words" in capfd.readouterr().err
     assert not list(flows.folder.glob("metaflow.s3.*"))
+
+
+def test_attempt_whose_report_is_lost_too_fails_when_what_is_stored_can_not_be_read(cut_off):
+    flows: Project = cut_off
+    lose_reports = (
+        "from dagster_pipes import PipesEnvVarParamsLoader",
+        "messages = Path(PipesEnvVarParamsLoader().load_messages_params()['path'])",
+        "messages.unlink()",
+        "messages.symlink_to('/dev/full')",
+    )
+    flows.write("flow.py", _flow(*lose_reports, STOPPED))
+    started = time.monotonic()
+    result = execute(job_of(flows.compile("flow.py", top_level=S3)))
+    assert time.monotonic() - started < PATIENCE_SECONDS
+    (failed,) = failures(result, "only")
+    reason = "has ended, but its logs and its outcome could not be stored and read: " + SILENT
+    assert reason in failure_description(failed)
+
+
+@pytest.mark.parametrize("silent_from", ["start", "middle"])
+def test_resumed_run_fails_when_what_it_resumes_can_not_be_read(cut_off, fragile_shelf, monkeypatch, silent_from):
+    flows: Project = cut_off
+    # cloning and reporting the start step may take longer than that on a busy machine
+    monkeypatch.setenv("METAFLOW_PIPES_REPORT_SECONDS", "60")
+    flows.write(
+        "flow.py",
+        "from metaflow import FlowSpec, step\n\n"
+        "class ResumedFlow(FlowSpec):\n"
+        "    @step\n    def start(self):\n        self.next(self.middle)\n\n"
+        "    @step\n    def middle(self):\n        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        raise ValueError('on purpose')\n\n"
+        "if __name__ == '__main__':\n    ResumedFlow()\n",
+    )
+    job = job_of(flows.compile("flow.py", top_level=S3))
+    origin = execute(job)
+    assert "on purpose" in failure_description(failures(origin, "end")[0])
+
+    def silence_server():
+        fragile_shelf.process.send_signal(signal.SIGSTOP)
+        monkeypatch.setenv("METAFLOW_PIPES_CLONE_SECONDS", "3")
+
+    if silent_from == "start":
+        silence_server()
+    else:
+        job = job.with_hooks({dg.success_hook(name="silence_server")(lambda _: silence_server())})
+    started = time.monotonic()
+    resumed = execute(job, tags={ORIGIN_RUN_ID_TAG: f"dagster-{origin.run_id}"})
+    assert time.monotonic() - started < PATIENCE_SECONDS
+    (failed,) = failures(resumed, silent_from)
+    description = failure_description(failed)
+    assert "did not begin: what it resumes could not be read and cloned: " + SILENT in description
 
 
 def test_step_that_is_terminated_ends_before_it_is_killed(cut_off, tmp_path):
