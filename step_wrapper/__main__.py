@@ -1,16 +1,27 @@
-"""`python -m step_wrapper PATHSPEC`: run the Metaflow task that the Dagster op above describes through Pipes."""
+"""`python -m step_wrapper PATHSPEC`: run the Metaflow task that the Dagster op above describes through Pipes.
+
+`python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from step_wrapper.logs import flush_output
 from step_wrapper.step import garbage
 
+if TYPE_CHECKING:
+    import socket
 
-def main() -> int:
-    """Run the task and return the exit code: 0 if the task is done, 1 if it failed, 2 if it was not understood."""
+
+def main(channel: socket.socket | None = None) -> int:
+    """Run the task and return the exit code: 0 if the task is done, 1 if it failed, 2 if it was not understood.
+
+    Args:
+        channel: The socket by which the run's process hears of this process, if that is a forked one.
+    """
     garbage.collect_seldom()
     from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
@@ -29,11 +40,17 @@ def main() -> int:
         context.report_custom_message(wire.report_message(None))
         context.close()
         return 2
-    return Supervisor(launch, context).run()
+    return Supervisor(launch, context, channel).run()
 
 
 if __name__ == "__main__":
-    code = main()
+    if sys.argv[1:2] == ["--warm"]:
+        from step_wrapper.warm import serve
+
+        serve(main)
+        code = 0
+    else:
+        code = main()
     flush_output()
     # there is nothing to tear down, which would take a few milliseconds
     os._exit(code)

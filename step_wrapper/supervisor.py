@@ -87,10 +87,12 @@ class Supervisor:
     Args:
         launch: The attempt.
         context: The open Pipes session.
+        channel: A socket of this process that the processes below it are not to have, or None.
     """
 
-    def __init__(self, launch: Launch, context: PipesContext):
+    def __init__(self, launch: Launch, context: PipesContext, channel: socket.socket | None = None):
         self._launch = launch
+        self._channel = channel
         self._context = context
         self._selector = selectors.DefaultSelector()
         self._started = time.monotonic()
@@ -201,6 +203,8 @@ class Supervisor:
         self._selector.close()
         self._wakeup.close()
         self._wakeup_writer.close()
+        if self._channel is not None:
+            self._channel.close()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)

@@ -30,6 +30,48 @@ _TELLING_WORDS = (
 _MEASURING_WORDS = r"^(n|num|max|min|mean|avg|total)\b|\b(count|len|length|limit|rate|size)$"
 
 
+# The messages between the run's process and a warm process, from which tasks are forked: whole packets. The first one
+# says whether the warm process can be used.
+READY = b"ready"
+UNFIT = b"unfit:"
+# By the socket of one task: its supervisor is there, and waits for the word to begin, or could not be forked; it has
+# ended with this exit code, or is killed by a signal, which is a negative number.
+FORKED = b"forked:"
+NOT_FORKED = b"failed:"
+GO = b"g"
+ENDED = b"ended:"
+# What goes with a request for a task: the task's socket, and its standard input, output and error.
+FORK_DESCRIPTORS = 4
+MAX_FORK_REQUEST_BYTES = 1 << 16
+# The variables that each task has a value of its own for. A warm process is given them padded, as room for those.
+TASK_VARIABLES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES", "METAFLOW_RUN_ID")
+PADDING = 1 << 10
+
+
+class WarmOptions(TypedDict):
+    """The argument of a warm process.
+
+    Attributes:
+        datastore: The type of the datastore of the tasks.
+        flow_file: The flow file whose imports are done once, or None.
+    """
+
+    datastore: str
+    flow_file: str | None
+
+
+class ForkRequest(TypedDict):
+    """A request to a warm process: the task that it is to fork.
+
+    Attributes:
+        arguments: The whole command line, as of a process of its own.
+        environment: The variables beside those that the warm process has.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+
 class OtherVersionError(Exception):
     """One side has been sent something by another version of this package.
 

@@ -46,6 +46,8 @@ class DagsterCompiler:
             level and above; `debug`, `info`, `warning`, `error`, `critical` or `off`.
         translator: The import path `package.module:Class` of a `metaflow_pipes.runtime.DagsterMetaflowTranslator`.
         workflow_timeout: How long a run may take, in seconds. It fails when that is over.
+        warm: How the threads executor starts the processes of steps: `metaflow` forks them from a process that has
+            imported Metaflow, `flow` from one that has imported what the flow file imports, too, `off` does neither.
         paused: Whether schedules and sensors are deployed stopped.
         notify_on_error: Whether a message is sent for each run that fails or is canceled.
         notify_on_success: Whether one is sent for each run that succeeds.
@@ -86,6 +88,7 @@ class DagsterCompiler:
         log_level: str = "warning",
         translator: str | None = None,
         workflow_timeout: int | None = None,
+        warm: str = "metaflow",
         paused: bool = False,
         notify_on_error: bool = False,
         notify_on_success: bool = False,
@@ -117,6 +120,7 @@ class DagsterCompiler:
             log_level=log_level,
             translator=translator,
             workflow_timeout=workflow_timeout,
+            warm=warm,
             paused=paused,
             notify_on_error=notify_on_error,
             notify_on_success=notify_on_success,

@@ -64,6 +64,8 @@ class DagsterDeployer(DeployerImpl):
             The job's executor: threads, multiprocess, in_process, or package.module:executor_def.
         workflow_timeout : int, optional, default None
             The time limit of each run, in seconds.
+        warm : str, optional, default "metaflow"
+            How the threads executor starts the processes of steps: metaflow, flow or off.
         paused : bool, optional, default False
             Whether schedules and sensors are deployed stopped.
         notify_on_error : bool, optional, default False

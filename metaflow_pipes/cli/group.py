@@ -80,6 +80,13 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     help="The job's executor: threads, multiprocess, in_process, or package.module:executor_def.",
 )
 @click.option(
+    "--warm",
+    default="metaflow",
+    show_default=True,
+    help="How the threads executor starts the processes of steps: metaflow forks them from a process that has imported "
+    "Metaflow; flow from one that has imported what the flow file imports, too; off starts each by itself.",
+)
+@click.option(
     "--log-level",
     default="warning",
     show_default=True,
@@ -208,6 +215,7 @@ def create(
     step_env: tuple[str, ...],
     max_workers: int | None,
     executor: str,
+    warm: str,
     log_level: str,
     translator: str | None,
     workflow_timeout: int | None,
@@ -244,6 +252,7 @@ def create(
         step_env=parse_step_env(step_env),
         max_workers=max_workers,
         executor=executor,
+        warm=warm,
         log_level=log_level,
         translator=translator,
         workflow_timeout=workflow_timeout,

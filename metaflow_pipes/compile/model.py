@@ -241,6 +241,7 @@ class JobOptions:
         max_concurrent_runs: How many runs can be under way before no other one is started by itself, or None.
         pools: For each step that has one, its Dagster pool.
         priority: The priority of the runs in Dagster's queue, or None.
+        warm: How the threads executor starts the processes of steps: `metaflow`, `flow` or `off`.
     """
 
     name: str | None = None
@@ -262,6 +263,7 @@ class JobOptions:
     max_concurrent_runs: int | None = None
     pools: Mapping[str, str] = field(default_factory=dict)
     priority: int | None = None
+    warm: str = "metaflow"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # The levels of `logging` at which records of the steps can start to be sent to Dagster.
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "off")
 
+# How the threads executor can start the processes of steps; the first is its default.
+WARM_STARTS = ("metaflow", "flow", "off")
+
 # The types of the options that have one. A boolean is no number here, though Python takes it for one.
 _TYPES = {
     "name": str,
@@ -39,6 +42,7 @@ _TYPES = {
     "notify_email": str,
     "max_concurrent_runs": int,
     "priority": int,
+    "warm": str,
 }
 # What Dagster stores of a priority: 32 bits.
 MAX_PRIORITY = 2**31 - 1
@@ -64,6 +68,8 @@ def check_options(options: JobOptions) -> None:
         raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
     if options.log_level.lower() not in LOG_LEVELS:
         raise CompileError(f"--log-level is {options.log_level!r}. Use one of {', '.join(LOG_LEVELS)}.")
+    if options.warm not in WARM_STARTS:
+        raise CompileError(f"--warm is {options.warm!r}. Use one of {', '.join(WARM_STARTS)}.")
     check_workflow_timeout(options.workflow_timeout)
     check_notifications(options)
     if options.max_concurrent_runs is not None and options.max_concurrent_runs < 1:
@@ -129,9 +135,16 @@ def executor_of(options: JobOptions, foreach_steps: Sequence[str] = ()) -> Execu
     Raises:
         CompileError: There is none of that name, it does not take `max_workers`, or it can't run a foreach.
     """
+    if options.warm != WARM_STARTS[0] and options.executor != "threads":
+        raise CompileError(
+            f"--warm can't be used with --executor {options.executor}, which starts each step by itself: the threads "
+            "executor forks them from one process."
+        )
     if options.executor in ("threads", "multiprocess"):
-        limit = "" if options.max_workers is None else f"max_concurrent={options.max_workers}"
-        return ExecutorModel(expression=f"{options.executor}({limit})")
+        arguments = [] if options.max_workers is None else [f"max_concurrent={options.max_workers}"]
+        if options.warm != WARM_STARTS[0]:
+            arguments.append(f'warm="{options.warm}"')
+        return ExecutorModel(expression=f"{options.executor}({', '.join(arguments)})")
     if options.max_workers is not None:
         raise CompileError(
             f"--max-workers can't be used with --executor {options.executor}: it sets the limit of the "

@@ -187,6 +187,7 @@ class _Attempt:
             cwd=self._folder,
             # an interpreter that can't start says why there, now as before
             keep_stderr=ended_with is not None,
+            flow=self.flow,
         )
         own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,8 +11,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
+
+    from metaflow_pipes.runtime.step_process import StepProcess
+    from metaflow_pipes.runtime.warm import WarmProcesses
 
 
 @dataclass
@@ -24,18 +24,20 @@ class StepThread:
     Attributes:
         stdout: The file descriptor that takes the stdout of its processes; None is that of this process.
         stderr: The same of their stderr.
+        warm_processes: The processes that its own can be forked from; None if each is started by itself.
         gives_way: Called when the op's last process has ended, so that another op may begin while this one reports.
     """
 
     stdout: int | None = None
     stderr: int | None = None
+    warm_processes: WarmProcesses | None = None
     gives_way: Callable[[], None] = lambda: None
-    _process: subprocess.Popen[bytes] | None = None
+    _process: StepProcess | None = None
     _is_ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
-    def waits_for(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def waits_for(self, process: StepProcess) -> Iterator[None]:
         """Let `end` end a process, as long as the context is open.
 
         Raises:
@@ -62,9 +64,8 @@ class StepThread:
     def kill(self) -> None:
         """Kill the process group of the thread's process."""
         with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            if self._process is not None:
+                self._process.kill_group()
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the thread is told to end.

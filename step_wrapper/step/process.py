@@ -74,6 +74,8 @@ def run_step(
     if launch.log_level is not None:
         forward_records(context, launch.log_level)
     own_output = _redirect_output(writers)
+    for descriptor, text in enumerate(running.import_output, start=1):
+        os.write(descriptor, text)
     exit_code = _run_flow(_arguments(launch, folder))
     interpreter.finish()
     try:

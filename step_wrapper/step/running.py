@@ -55,5 +55,8 @@ class RunningTask:
             self.control.sendall(message)
 
 
+# What the imports of Metaflow have written to stdout and stderr, if they were done before the task was known.
+import_output: list[bytes] = []
+
 # The task of this process; None in processes that the wrapper did not make, such as those that render cards.
 current: RunningTask | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from typing import IO, TYPE_CHECKING
@@ -17,12 +16,17 @@ from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.events import publisher
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
+from metaflow_pipes.runtime.step_process import StartedProcess
+from metaflow_pipes.runtime.warm import StepLaunch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dagster import AssetExecutionContext, OpExecutionContext, PipesClientCompletedInvocation
     from dagster_pipes import PipesExtras
+
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.step_process import StepProcess
 
 # The supervisor gives the step 10 s to end itself, needs up to 6 s to end what it leaves behind, and gives up after 8 s
 # to store its logs and its outcome in a datastore that can't be reached. Usually it takes a moment.
@@ -76,6 +80,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         cwd: str | None = None,
         base_env: Mapping[str, str] | None = None,
         keep_stderr: bool = False,
+        flow: MetaflowFlow | None = None,
     ) -> PipesClientCompletedInvocation:
         """Run a process in a Pipes session and wait for its end.
 
@@ -87,6 +92,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             cwd: The working directory.
             base_env: Variables that rank below those of the client, and above the run's environment.
             keep_stderr: Whether to keep the end of the process's stderr, which is then passed on at its end only.
+            flow: The flow, if the command runs a step of it, which a warm process can fork; else None.
 
         Returns:
             What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata, and
@@ -111,7 +117,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             environment.update(bootstrap)
             orphans.end_with_run_worker()
             with (
-                self._supervised(command, environment, cwd or self.cwd, kept) as process,
+                self._supervised(context, command, environment, cwd or self.cwd, kept, flow) as process,
                 step_thread.current().waits_for(process),
             ):
                 exit_code = process.wait()
@@ -131,41 +137,46 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
     @contextlib.contextmanager
     def _supervised(
         self,
+        context: OpExecutionContext | AssetExecutionContext,
         command: str | Sequence[str],
         environment: Mapping[str, str],
         cwd: str | None,
         stderr: IO[bytes] | None,
-    ) -> Iterator[subprocess.Popen[bytes]]:
+        flow: MetaflowFlow | None,
+    ) -> Iterator[StepProcess]:
         """Launch a process that ends no later than this context.
 
         Its standard input is the lifeline: nothing is ever written, and it ends when this process does.
         """
         thread = step_thread.current()
         thread.check()
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=thread.stdout,
-            stderr=thread.stderr if stderr is None else stderr,
-            start_new_session=True,
-        )
+        process: StepProcess | None = None
+        if flow is not None and stderr is None and thread.warm_processes is not None:
+            launch = StepLaunch(list(command), environment, cwd, thread.stdout, thread.stderr)
+            process = thread.warm_processes.fork(launch, flow.datastore, str(flow.path), context.log.warning)
+        if process is None:
+            process = StartedProcess(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=thread.stdout,
+                stderr=thread.stderr if stderr is None else stderr,
+                start_new_session=True,
+            )
         try:
             yield process
         finally:
             if process.poll() is None:
                 self._end(process)
-            if process.stdin is not None:
-                process.stdin.close()
+            process.close()
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _end(self, process: StepProcess) -> None:
         process.terminate()
         try:
             process.wait(timeout=self.termination_timeout_seconds)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill_group()
             process.wait()
 
 

@@ -29,6 +29,7 @@ from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
 from metaflow_pipes.runtime.step_thread import StepThread, running
+from metaflow_pipes.runtime.warm import WARM_STARTS, WARM_VARIABLE, WarmProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.plan import ExecutionPlan
     from dagster._core.execution.plan.step import ExecutionStep
 
+    from metaflow_pipes.runtime.warm import WarmStart
+
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
 # How long a step may still report when its process has been killed. No thread of Python can be killed, though: one that
@@ -48,7 +51,7 @@ POLL_SECONDS = 0.2
 LEAVE_SECONDS = 2
 
 
-def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
+def threads(max_concurrent: int | None = None, warm: WarmStart = "metaflow") -> dg.ExecutorDefinition:
     """An executor that runs ops in threads of the run's process.
 
     An op of Metaflow only waits for its step's process, and needs no process of its own for that. What a step's process
@@ -58,9 +61,17 @@ def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
         max_concurrent: How many ops run at the same time; None is the number of CPUs (`available_cpus`). The run
             config `execution: {config: {max_concurrent: 4}}` overrides it. An op whose process has ended, and that has
             only its events left to write, no longer counts.
+        warm: How the processes of steps are started: `metaflow` forks them from one that has imported Metaflow, `flow`
+            from one that has imported what the flow file imports, too, and `off` starts each by itself. The environment
+            variable `METAFLOW_PIPES_WARM` overrides it, and the run config `execution: {config: {warm: flow}}` that.
     """
+    warm_field = dg.Field(
+        dg.Noneable(dg.Enum("WarmStart", [dg.EnumValue(start) for start in WARM_STARTS])),
+        default_value=None,
+        description=f"How the processes of steps are started: {', '.join(WARM_STARTS)}.",
+    )
 
-    @dg.executor(name="threads", config_schema=config_schema(max_concurrent))
+    @dg.executor(name="threads", config_schema={**config_schema(max_concurrent), "warm": warm_field})
     def threads_executor(context: dg.InitExecutorContext) -> ThreadsExecutor:
         config: Any = context.executor_config
         limit = config["max_concurrent"] or available_cpus()
@@ -74,6 +85,7 @@ def threads(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
             retries=RetryMode.from_config(config["retries"]) or RetryMode.ENABLED,
             max_concurrent=limit,
             tag_concurrency_limits=config.get("tag_concurrency_limits"),
+            warm=_warm_start(config["warm"] or os.environ.get(WARM_VARIABLE) or warm),
         )
 
     return threads_executor
@@ -86,11 +98,17 @@ class ThreadsExecutor(dg.Executor):
         retries: The retry mode: whether ops that ask for a retry get one.
         max_concurrent: How many steps run at the same time.
         tag_concurrency_limits: How many of those with certain tags, as Dagster's multiprocess executor takes it.
+        warm: How the processes of steps are started.
     """
 
     def __init__(
-        self, retries: RetryMode, max_concurrent: int, tag_concurrency_limits: list[dict[str, Any]] | None = None
+        self,
+        retries: RetryMode,
+        max_concurrent: int,
+        tag_concurrency_limits: list[dict[str, Any]] | None = None,
+        warm: WarmStart = "off",
     ):
+        self._warm: WarmStart = warm
         self._retries = retries
         self._max_concurrent = max_concurrent
         self._tag_concurrency_limits = tag_concurrency_limits
@@ -138,8 +156,9 @@ class ThreadsExecutor(dg.Executor):
                 instance_concurrency_context=concurrency,
                 step_dependency_config=self.step_dependency_config,
             ) as active,
+            contextlib.closing(WarmProcesses(self._warm)) as warm_processes,
         ):
-            steps = _Steps(context)
+            steps = _Steps(context, warm_processes)
             retries: dict[str, dg.DagsterEvent] = {}
             error: BaseException | None = None
             kill_at = leave_at = math.inf
@@ -223,6 +242,7 @@ class _Steps:
     """The steps that run in threads."""
 
     context: PlanExecutionContext
+    warm_processes: WarmProcesses
     _running: dict[str, tuple[threading.Thread, StepThread]] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _news: queue.SimpleQueue[_News] = field(default_factory=queue.SimpleQueue)
@@ -244,7 +264,9 @@ class _Steps:
 
     def start(self, step: ExecutionStep, context: StepExecutionContext) -> None:
         """Run a step in a thread of its own."""
-        step_thread = StepThread(gives_way=lambda: self._news.put(_News(step, gives_way=True)))
+        step_thread = StepThread(
+            warm_processes=self.warm_processes, gives_way=lambda: self._news.put(_News(step, gives_way=True))
+        )
         thread = threading.Thread(target=self._run, args=(step, context, step_thread), name=step.key, daemon=True)
         self._running[step.key] = thread, step_thread
         self._busy.add(step.key)
@@ -302,6 +324,19 @@ class _Steps:
 
     def _tell(self, step: ExecutionStep, event: dg.DagsterEvent) -> None:
         self._news.put(_News(step, event))
+
+
+def _warm_start(value: str) -> WarmStart:
+    """How steps are started, as run config, environment or file say it."""
+    for start in WARM_STARTS:
+        if value == start:
+            return start
+    raise dg.DagsterInvalidConfigError(
+        f"warm of the threads executor is {value!r}, but has to be one of {', '.join(WARM_STARTS)}: see the run config "
+        f"and the environment variable {WARM_VARIABLE}.",
+        [],
+        {"warm": value},
+    )
 
 
 def _seconds_to_wait(active: Any) -> float:

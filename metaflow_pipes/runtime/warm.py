@@ -1,0 +1,289 @@
+"""Warm processes, which have imported Metaflow and fork the processes of steps (Linux only)."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from metaflow_pipes.runtime.step_process import ForkedProcess
+from step_wrapper import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+# How steps are started: each by itself; from a process that has imported Metaflow; or what the flow imports, as well.
+WarmStart = Literal["off", "metaflow", "flow"]
+WARM_STARTS: tuple[WarmStart, ...] = ("off", "metaflow", "flow")
+# The environment variable that says it for all runs whose run config doesn't.
+WARM_VARIABLE = "METAFLOW_PIPES_WARM"
+# One for each environment of steps. More are not kept: those that have waited longest end.
+MAX_WARM_PROCESSES = 4
+# How long a warm process may take to import, and to fork. Then steps are started by themselves.
+READY_SECONDS = 60
+FORK_SECONDS = 10
+# How often a warm process may die before steps with its environment are all started by themselves.
+MAX_FAILURES = 3
+# How long it may take to end when nobody needs it.
+_END_SECONDS = 2
+
+
+class NotForkedError(Exception):
+    """A step can't be forked.
+
+    Args:
+        reason: Why, as a sentence about the warm process without its full stop.
+        may_try_again: Whether another warm process could do it.
+    """
+
+    def __init__(self, reason: str, *, may_try_again: bool = False):
+        super().__init__(reason)
+        self.may_try_again = may_try_again
+
+
+@dataclass(frozen=True)
+class StepLaunch:
+    """The launch of a step's process.
+
+    Attributes:
+        command: The command: a Python interpreter, and `-m step_wrapper` with its arguments.
+        environment: The whole environment.
+        folder: The working directory, or None for this process's.
+        stdout: The file descriptor that takes its stdout; None is that of this process.
+        stderr: The same of its stderr.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str | None
+    stdout: int | None
+    stderr: int | None
+
+
+class _Key(NamedTuple):
+    """The properties that two steps share if one warm process can fork both."""
+
+    python: str
+    folder: str | None
+    environment: frozenset[tuple[str, str]]
+    datastore: str
+    flow_file: str | None
+
+
+class WarmProcess:
+    """A process that has imported Metaflow.
+
+    Args:
+        key: The properties of the steps that it can fork.
+
+    Raises:
+        OSError: It can't be started.
+    """
+
+    def __init__(self, key: _Key):
+        options = wire.WarmOptions(datastore=key.datastore, flow_file=key.flow_file)
+        padding = " " * wire.PADDING
+        self._lock = threading.Lock()
+        self._is_ready: bool | None = None
+        self._requests, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # its own output is that of each step's start
+        with requests, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            self._process = subprocess.Popen(
+                [key.python, "-m", "step_wrapper", "--warm", json.dumps(options), padding],
+                cwd=key.folder,
+                env={**dict(key.environment), **dict.fromkeys(wire.TASK_VARIABLES, padding)},
+                stdin=requests.fileno(),
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    def fork(self, launch: StepLaunch) -> ForkedProcess:
+        """Fork the process of a step.
+
+        Args:
+            launch: The step's process.
+
+        Raises:
+            NotForkedError: It can't be had from this process, and neither can any other.
+        """
+        with contextlib.ExitStack() as ours:
+            channel, channel_of_task = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.enter_context(channel)
+            lifeline_of_task, lifeline = os.pipe()
+            on_failure = ours.enter_context(contextlib.ExitStack())
+            on_failure.callback(os.close, lifeline)
+            with channel_of_task, _closed(lifeline_of_task):
+                stdout = 1 if launch.stdout is None else launch.stdout
+                stderr = 2 if launch.stderr is None else launch.stderr
+                with self._lock:
+                    self._become_ready()
+                    self._ask(launch, [channel_of_task.fileno(), lifeline_of_task, stdout, stderr])
+            channel.settimeout(FORK_SECONDS)
+            try:
+                answer = channel.recv(wire.MAX_FORK_REQUEST_BYTES)
+                if not answer.startswith(wire.FORKED):
+                    raise _failure(answer)
+                channel.sendall(wire.GO)
+            except TimeoutError:
+                raise NotForkedError(f"it has not answered for {FORK_SECONDS} s") from None
+            except OSError as error:
+                raise NotForkedError(f"it has gone: {error}", may_try_again=True) from None
+            channel.settimeout(None)
+            on_failure.pop_all()
+            ours.pop_all()
+        return ForkedProcess(int(answer.removeprefix(wire.FORKED)), channel, lifeline)
+
+    def end(self) -> None:
+        """Let it end; steps that it has forked go on."""
+        self._requests.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _become_ready(self) -> None:
+        """Wait until it has imported Metaflow.
+
+        Raises:
+            NotForkedError: It never does.
+        """
+        if self._is_ready is None:
+            self._is_ready = False
+            self._requests.settimeout(READY_SECONDS)
+            try:
+                answer = self._requests.recv(wire.MAX_FORK_REQUEST_BYTES)
+            except TimeoutError:
+                raise NotForkedError(f"it has not come to the end of its imports in {READY_SECONDS} s") from None
+            except OSError as error:
+                raise NotForkedError(f"it has gone: {error}") from None
+            if answer != wire.READY:
+                raise _failure(answer)
+            self._is_ready = True
+        if not self._is_ready:
+            raise NotForkedError("it could not be used before")
+
+    def _ask(self, launch: StepLaunch, descriptors: list[int]) -> None:
+        variables = {name: launch.environment[name] for name in wire.TASK_VARIABLES if name in launch.environment}
+        request = wire.ForkRequest(arguments=list(launch.command), environment=variables)
+        self._requests.settimeout(FORK_SECONDS)
+        try:
+            socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
+        except OSError as error:
+            may_try_again = not isinstance(error, TimeoutError)
+            raise NotForkedError(f"it can't be asked: {error}", may_try_again=may_try_again) from None
+
+
+class WarmProcesses:
+    """The warm processes of one run: each is started when the first step needs it, and ends with the run.
+
+    Args:
+        start: How steps are started.
+    """
+
+    def __init__(self, start: WarmStart):
+        self._start: WarmStart = start if sys.platform == "linux" else "off"
+        self._lock = threading.Lock()
+        # those that steps have needed last are the last ones
+        self._processes: dict[_Key, WarmProcess] = {}
+        self._failures: collections.Counter[_Key] = collections.Counter()
+        self._has_warned = False
+
+    def fork(
+        self, launch: StepLaunch, datastore: str, flow_file: str, warn: Callable[[str], None]
+    ) -> ForkedProcess | None:
+        """Fork the process of a step, or return None if it is to be started by itself.
+
+        Args:
+            launch: The step's process.
+            datastore: The type of the flow's datastore.
+            flow_file: The absolute path of the flow file.
+            warn: Takes a message, once in a run, if steps can't be forked that should have been.
+        """
+        if self._start == "off":
+            return None
+        environment = frozenset(item for item in launch.environment.items() if item[0] not in wire.TASK_VARIABLES)
+        key = _Key(launch.command[0], launch.folder, environment, datastore, flow_file=None)
+        for choice in [key._replace(flow_file=flow_file), key] if self._start == "flow" else [key]:
+            while (process := self._process(choice)) is not None:
+                try:
+                    return process.fork(launch)
+                except NotForkedError as error:
+                    self._give_up(choice, process, error)
+                    self._warn(warn, error, choice)
+        return None
+
+    def close(self) -> None:
+        """Let all of them end."""
+        with self._lock:
+            processes = list(self._processes.values())
+            self._processes.clear()
+        for process in processes:
+            process.end()
+
+    def _process(self, key: _Key) -> WarmProcess | None:
+        """The warm process for some steps, which may have to import Metaflow first; None if there can't be any."""
+        superfluous: list[WarmProcess] = []
+        with self._lock:
+            if self._failures[key] >= MAX_FAILURES:
+                return None
+            process = self._processes.pop(key, None)
+            if process is None:
+                try:
+                    process = WarmProcess(key)
+                except OSError:  # the step can't be started either, and says so
+                    return None
+                while len(self._processes) >= MAX_WARM_PROCESSES:
+                    superfluous.append(self._processes.pop(next(iter(self._processes))))
+            self._processes[key] = process
+        for other in superfluous:
+            other.end()
+        return process
+
+    def _give_up(self, key: _Key, process: WarmProcess, error: NotForkedError) -> None:
+        with self._lock:
+            # of several steps that ask the same process, the first one notices
+            if self._processes.get(key) is not process:
+                return
+            del self._processes[key]
+            self._failures[key] += 1 if error.may_try_again else MAX_FAILURES
+        process.end()
+
+    def _warn(self, warn: Callable[[str], None], error: NotForkedError, key: _Key) -> None:
+        with self._lock:
+            if self._has_warned or self._failures[key] < MAX_FAILURES:
+                return
+            self._has_warned = True
+        shared = "Python and Metaflow" if key.flow_file is None else "the flow's imports"
+        warn(
+            f"Each step starts {shared} anew, which takes longer than to fork it from a process that has done so: "
+            f"{error}. `create --warm {'off' if key.flow_file is None else 'metaflow'}` does without."
+        )
+
+
+def _failure(answer: bytes) -> NotForkedError:
+    """The reason why a warm process does not do what it was asked for."""
+    if answer.startswith(wire.UNFIT):
+        return NotForkedError(answer.removeprefix(wire.UNFIT).decode(errors="replace"))
+    if answer.startswith(wire.NOT_FORKED):
+        reason = answer.removeprefix(wire.NOT_FORKED).decode(errors="replace")
+        return NotForkedError(f"it can't be forked: {reason}")
+    return NotForkedError("that process has ended", may_try_again=True)
+
+
+@contextlib.contextmanager
+def _closed(descriptor: int) -> Iterator[None]:
+    """Close a descriptor at the end of the context."""
+    try:
+        yield
+    finally:
+        os.close(descriptor)
