@@ -28,6 +28,8 @@ _MODULES = (
     "step_wrapper.step.process",
     "step_wrapper.step.resume",
 )
+# Those that take options from the flow while they are imported: of its parameters, configs and decorators.
+_TAKING_OPTIONS = ("metaflow.cli", "metaflow.cli_components")
 # The modules of Metaflow's storages and their clients, by the type of the datastore.
 _STORAGES = {
     "s3": ("boto3", "metaflow.plugins.datastores.s3_storage", "metaflow.plugins.datatools.s3"),
@@ -35,6 +37,8 @@ _STORAGES = {
     "gs": ("metaflow.plugins.datastores.gs_storage",),
     "local": ("metaflow.plugins.datastores.local_storage",),
 }
+# As many as `multiprocessing` draws when it is imported.
+_KEY_BYTES = 32
 # The device files of GPUs that CUDA opens for a context, which no fork survives.
 _DEVICES = ("/dev/nvidia",)
 
@@ -61,6 +65,7 @@ def import_metaflow(datastore: str) -> None:
         # a step fails at the same import, and says so
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    _forget_modules_that_take_options()
     _check_fitness("Metaflow and its extensions")
 
 
@@ -89,10 +94,25 @@ def import_modules_of(flow_file: str) -> None:
 
 
 def reseed() -> None:
-    """Draw new seeds in a forked process, as Python's own `random` does by itself."""
+    """Draw new seeds and keys in a forked process, as Python's own `random` does by itself."""
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed()
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None:
+        # whoever knows it can have the listeners of other tasks run what he likes
+        multiprocessing.current_process().authkey = os.urandom(_KEY_BYTES)
+
+
+def _forget_modules_that_take_options() -> None:
+    """Let each step import the modules again that depend on its flow; all that they import stays imported."""
+    for name in list(sys.modules):
+        if name in _TAKING_OPTIONS or name.startswith(tuple(f"{module}." for module in _TAKING_OPTIONS)):
+            del sys.modules[name]
+            package, _, attribute = name.rpartition(".")
+            # `from metaflow import cli` looks there first
+            if package in sys.modules:
+                vars(sys.modules[package]).pop(attribute, None)
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
