@@ -159,8 +159,9 @@ class WarmProcess:
         """
         if self._is_ready is None:
             self._is_ready = False
-            self._requests.settimeout(READY_SECONDS)
             try:
+                # closed by now, if another step has given it up
+                self._requests.settimeout(READY_SECONDS)
                 answer = self._requests.recv(wire.MAX_FORK_REQUEST_BYTES)
             except TimeoutError:
                 raise NotForkedError(f"it has not come to the end of its imports in {READY_SECONDS} s") from None
@@ -175,8 +176,8 @@ class WarmProcess:
     def _ask(self, launch: StepLaunch, descriptors: list[int]) -> None:
         variables = {name: launch.environment[name] for name in wire.TASK_VARIABLES if name in launch.environment}
         request = wire.ForkRequest(arguments=list(launch.command), environment=variables)
-        self._requests.settimeout(FORK_SECONDS)
         try:
+            self._requests.settimeout(FORK_SECONDS)
             socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
         except OSError as error:
             may_try_again = not isinstance(error, TimeoutError)
@@ -196,6 +197,8 @@ class WarmProcesses:
         # those that steps have needed last are the last ones
         self._processes: dict[_Key, WarmProcess] = {}
         self._failures: collections.Counter[_Key] = collections.Counter()
+        # for how many steps each of them forks, or is to do so when it has come to the end of its imports
+        self._busy: collections.Counter[WarmProcess] = collections.Counter()
         self._has_warned = False
 
     def fork(
@@ -220,6 +223,8 @@ class WarmProcesses:
                 except NotForkedError as error:
                     self._give_up(choice, process, error)
                     self._warn(warn, error, choice)
+                finally:
+                    self._release(process)
         return None
 
     def close(self) -> None:
@@ -231,23 +236,35 @@ class WarmProcesses:
             process.end()
 
     def _process(self, key: _Key) -> WarmProcess | None:
-        """The warm process for some steps, which may have to import Metaflow first; None if there can't be any."""
+        """The warm process for a step, which needs it until `_release`; None if there can't be one."""
         superfluous: list[WarmProcess] = []
         with self._lock:
             if self._failures[key] >= MAX_FAILURES:
                 return None
             process = self._processes.pop(key, None)
             if process is None:
+                idle = [other for other, its_process in self._processes.items() if not self._busy[its_process]]
+                excess = len(self._processes) + 1 - MAX_WARM_PROCESSES
+                # steps that wait for one that imports would have another one begin with that
+                if excess > len(idle):
+                    return None
                 try:
                     process = WarmProcess(key)
                 except OSError:  # the step can't be started either, and says so
                     return None
-                while len(self._processes) >= MAX_WARM_PROCESSES:
-                    superfluous.append(self._processes.pop(next(iter(self._processes))))
+                superfluous = [self._processes.pop(other) for other in idle[: max(0, excess)]]
             self._processes[key] = process
+            self._busy[process] += 1
         for other in superfluous:
             other.end()
         return process
+
+    def _release(self, process: WarmProcess) -> None:
+        """Note that a step does not need a process any more."""
+        with self._lock:
+            self._busy[process] -= 1
+            if not self._busy[process]:
+                del self._busy[process]
 
     def _give_up(self, key: _Key, process: WarmProcess, error: NotForkedError) -> None:
         with self._lock:
