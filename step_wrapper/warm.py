@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # How long the imports may take.
-IMPORT_SECONDS = 60
+IMPORT_SECONDS = 75
 _OUTPUTS = (1, 2)
 
 

@@ -45,7 +45,7 @@ FORK_DESCRIPTORS = 4
 MAX_FORK_REQUEST_BYTES = 1 << 16
 # The variables that each task has a value of its own for. A warm process is given them padded, as room for those.
 TASK_VARIABLES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES", "METAFLOW_RUN_ID")
-PADDING = 1 << 10
+PADDING = 1 << 9
 
 
 class WarmOptions(TypedDict):
