@@ -26,7 +26,7 @@ from step_wrapper.step import garbage, preloading, running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How long the imports may take.
+# How long the imports may take; longer than the run's process waits for them, which says so.
 IMPORT_SECONDS = 75
 _OUTPUTS = (1, 2)
 
