@@ -97,6 +97,9 @@ if __name__ == "__main__":
 """
 STEPS = ("start", "one", "other", "join", "end")
 
+# Zombies of tests that ran before in this process.
+OTHERS: set[int] = set()
+
 
 @pytest.fixture(scope="module")
 def plight(tmp_path_factory: pytest.TempPathFactory) -> Project:
@@ -115,6 +118,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
 @pytest.fixture(autouse=True)
 def all_ends() -> Iterator[None]:
     """No warm process outlives its run, and none becomes a zombie."""
+    OTHERS.clear()
+    OTHERS.update(_children())
     yield
     assert _children() == []
 
@@ -155,7 +160,7 @@ def _children() -> list[int]:
             command = (stat.parent / "cmdline").read_bytes()
             if int(fields[1]) == os.getpid() and (fields[0] == "Z" or b"--warm\0" in command):
                 found.append(int(stat.parent.name))
-    return found
+    return [pid for pid in found if pid not in OTHERS]
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
