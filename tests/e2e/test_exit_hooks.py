@@ -155,12 +155,13 @@ def test_reexecuted_run_has_hooks_of_its_own(flows, instance):
     assert hooks_of(flows, instance, first, "FAILURE") == sorted(2 * ON_ERROR)
 
 
-def test_hooks_run_once_if_the_watching_process_and_sensors_see_the_end_at_once(flows, instance):
+def test_hooks_run_once_if_the_watching_process_and_sensors_see_the_end_at_once(flows, instance, capfd):
     run_id = run_job(flows, instance)
     hooks = Ticks.of(instance, flows.folder / "defs.py", SENSOR).sensor.follow_up
     processes = [background.start(instance, run_id, hooks) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert hooks_of(flows, instance, run_id, "SUCCESS") == ["celebrate"]
+    assert "Warning" not in capfd.readouterr().err
 
 
 def test_sensor_leaves_a_run_of_the_shell_to_its_watching_process_for_a_while(flows, instance, monkeypatch):

@@ -1,6 +1,6 @@
 """A background process for a follow-up of a run, which outlives the sensor's tick that has started it.
 
-    python -m metaflow_pipes.runtime.automation.background
+    python -m metaflow_pipes.runtime.automation
 
 It takes from stdin, pickled, what `start` sends: the instance, the run, and the follow-up.
 """
@@ -29,7 +29,7 @@ def start(instance: dg.DagsterInstance, run_id: str, follow_up: FollowUp) -> sub
         follow_up: The follow-up.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "metaflow_pipes.runtime.automation.background"],
+        [sys.executable, "-m", "metaflow_pipes.runtime.automation"],
         stdin=subprocess.PIPE,
         stdout=sys.stderr,
         start_new_session=True,
@@ -45,7 +45,3 @@ def main() -> None:
     reference, run_id, follow_up = pickle.load(sys.stdin.buffer)  # noqa: S301 - `start` has written it
     with dg.DagsterInstance.from_ref(reference) as instance:
         follow_up_on(instance, run_id, follow_up)
-
-
-if __name__ == "__main__":
-    main()
