@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 # What the id of a Metaflow run on Dagster begins with; the id of its first Dagster run follows.
 RUN_ID_PREFIX = "dagster-"
 
@@ -50,6 +52,11 @@ RESUME_RETRY_TAG = "dagster/is_resume_retry"
 
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
+
+# How the threads executor starts the processes of steps: from one that has imported Metaflow, its default; from one
+# that has imported what the flow imports, as well; or each by itself.
+WarmStart = Literal["metaflow", "flow", "off"]
+WARM_STARTS: tuple[WarmStart, ...] = get_args(WarmStart)
 
 # Where `dagster dev` opens the UI, unless it is told another port.
 DAGSTER_DEV_URL = "http://localhost:3000"

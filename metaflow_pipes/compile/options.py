@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from metaflow_pipes.compile.automation.notifications import check_notifications
 from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.names import WARM_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 # The levels of `logging` at which records of the steps can start to be sent to Dagster.
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "off")
-
-# How the threads executor can start the processes of steps; the first is its default.
-WARM_STARTS = ("metaflow", "flow", "off")
 
 # The types of the options that have one. A boolean is no number here, though Python takes it for one.
 _TYPES = {

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from metaflow_pipes.runtime.step_process import ForkedProcess
 from step_wrapper import wire
@@ -20,9 +20,8 @@ from step_wrapper import wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# How steps are started: each by itself; from a process that has imported Metaflow; or what the flow imports, as well.
-WarmStart = Literal["off", "metaflow", "flow"]
-WARM_STARTS: tuple[WarmStart, ...] = ("off", "metaflow", "flow")
+    from metaflow_pipes.names import WarmStart
+
 # The environment variable that says it for all runs whose run config doesn't.
 WARM_VARIABLE = "METAFLOW_PIPES_WARM"
 # One for each environment of steps. More are not kept: those that have waited longest end.

@@ -23,13 +23,14 @@ from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_eve
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.retries import RetryMode
 
+from metaflow_pipes.names import WARM_STARTS
 from metaflow_pipes.runtime.client.client import TERMINATION_TIMEOUT_SECONDS
 from metaflow_pipes.runtime.executors.compute_logs import compute_logs, described
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
 from metaflow_pipes.runtime.step_thread import StepThread, running
-from metaflow_pipes.runtime.warm import WARM_STARTS, WARM_VARIABLE, WarmProcesses
+from metaflow_pipes.runtime.warm import WARM_VARIABLE, WarmProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.plan import ExecutionPlan
     from dagster._core.execution.plan.step import ExecutionStep
 
-    from metaflow_pipes.runtime.warm import WarmStart
+    from metaflow_pipes.names import WarmStart
 
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
