@@ -1,7 +1,8 @@
-from metaflow import FlowSpec, schedule, step
+from metaflow import FlowSpec, schedule, step, trigger
 
 
 @schedule(daily=True)
+@trigger(event="data_ready")
 class DailyFlow(FlowSpec):
     @step
     def start(self):

@@ -157,12 +157,11 @@ def test_each_task_of_a_foreach_has_its_own_log(page: Page, dev: DagsterDev) -> 
         expect(log(page)).not_to_contain_text(f"point {other}: from")
 
 
-def test_automation_page_shows_the_flows_schedule_as_running(page: Page) -> None:
+@pytest.mark.parametrize("name", ["DailyFlow_schedule", "DailyFlow_trigger"])
+def test_automation_page_shows_the_flows_schedule_and_sensor_as_running(page: Page, name: str) -> None:
     page.goto("/automation")
-    row = page.get_by_role("link", name="DailyFlow_schedule").locator(
-        "xpath=ancestor::*[.//input[@type='checkbox']][1]"
-    )
-    expect(page.get_by_role("link", name="DailyFlow_schedule")).to_be_visible()
+    row = page.get_by_role("link", name=name).locator("xpath=ancestor::*[.//input[@type='checkbox']][1]")
+    expect(page.get_by_role("link", name=name)).to_be_visible()
     expect(row.get_by_role("switch").or_(row.locator("input[type=checkbox]")).last).to_be_checked()
 
 
