@@ -110,16 +110,28 @@ class Progress:
 
     def outcome_of(self, run: RunRecord) -> RunRecord:
         """A run that has ended, as the flow's own: one whose last step never ran has failed, whatever Dagster says."""
-        end = list(self._foreach_of)[-1]
-        if run.status is not RunStatus.SUCCEEDED or run.is_reexecution or self._steps.get(end, _Step()).done:
+        if run.status is not RunStatus.SUCCEEDED or run.is_reexecution or self._steps.get(self._end, _Step()).done:
             return run
-        self.failures.append(("run", left_out(end)))
+        self._fail_without_end()
         return replace(run, status=RunStatus.FAILED)
+
+    @property
+    def _end(self) -> str:
+        """The op of the flow's last step."""
+        return list(self._foreach_of)[-1]
+
+    def _fail_without_end(self) -> None:
+        """Take that the last step never ran; whoever watches over the run may have told it already."""
+        failure = ("run", left_out(self._end))
+        if failure not in self.failures:
+            self.failures.append(failure)
 
     def _take_error(self, event: StepEvent) -> None:
         """Take what goes wrong with the run itself; the reason of its failure, if that is not a step's."""
         if event.kind == "ENGINE_EVENT":
             self._run_error = event.message or self._run_error
+        elif event.message == left_out(self._end):
+            self._fail_without_end()
         elif not self.failures:
             self.failures.append(("run", self._run_error or event.message or ""))
 

@@ -47,18 +47,25 @@ def test_executor_that_would_skip_the_items_of_a_foreach_is_refused(flows, execu
     flows.compile("one_step.py", "--executor", f"dagster_dask:{executor}")
 
 
+# A stand-in for an executor that comes to its end, and has done the steps that it had planned.
 LEAVES_OUT = """
 import dagster as dg
+from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.system_config.objects import ResolvedRunConfig
 
 
 class LeavesOut(InProcessExecutor):
     def execute(self, plan_context, execution_plan):
-        for event in super().execute(plan_context, execution_plan):
-            yield event
-            if event.is_step_success:
-                return
+        job = plan_context.job.get_definition()
+        resolved = ResolvedRunConfig.build(job, plan_context.dagster_run.run_config)
+        planned = execution_plan.build_subset_plan(["start"], job, resolved)
+        plan_data = plan_context.plan_data._replace(execution_plan=planned)
+        context = PlanOrchestrationContext(
+            plan_data, plan_context.log, plan_context.executor, plan_context.output_capture
+        )
+        yield from super().execute(context, planned)
 
 
 @dg.executor(name="leaves_out", requirements=[])

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from metaflow.mflog.mflog import merge_logs
 from support import Project, execute, failure_description, failures
 
 if TYPE_CHECKING:
@@ -50,18 +51,40 @@ def _nobody_reads_stdout() -> Iterator[None]:
         os.close(reader)
 
 
+# Metaflow's own timeout would end it otherwise. It says how much it has written, also of what it is given time for.
+TALKING = """
+import os, signal
+from metaflow import FlowSpec, step, timeout
+
+
+class TalkingFlow(FlowSpec):
+    @timeout(seconds=1)
+    @step
+    def only(self):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        terminations = []
+        signal.signal(signal.SIGTERM, lambda *_: terminations.append(1))
+        os.write(2, b"err\\n")
+        number = after = 0
+        while after < 50:
+            line = b"%06d" % number + b"x" * 9999 + b"\\n"
+            while line:
+                line = line[os.write(1, line) :]
+            number += 1
+            after += len(terminations)
+        with open("written", "w") as file:
+            file.write(str(number))
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    TalkingFlow()
+"""
+
+
 def test_time_limit_holds_and_the_logs_are_kept(project):
     flows: Project = project()
-    flows.write(
-        "flow.py",
-        "import signal, sys\nfrom metaflow import FlowSpec, step, timeout\n\n"
-        "class TalkingFlow(FlowSpec):\n    @timeout(seconds=1)\n    @step\n    def only(self):\n"
-        # Metaflow's own timeout would end it otherwise
-        "        signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
-        "        print('out', flush=True)\n        print('err', file=sys.stderr, flush=True)\n"
-        "        while True:\n            print('x' * 9999)\n\n"
-        "if __name__ == '__main__':\n    TalkingFlow()\n",
-    )
+    flows.write("flow.py", TALKING)
     job = flows.job("flow.py")
     started = time.monotonic()
     with _nobody_reads_stdout():
@@ -70,8 +93,13 @@ def test_time_limit_holds_and_the_logs_are_kept(project):
     (failed,) = failures(result, "only")
     assert "timed out after 1 s" in failure_description(failed)
     folder = flows.folder / f".metaflow/TalkingFlow/dagster-{result.run_id}/only/only"
-    stdout, stderr = ((folder / f"0.runtime_{name}.log").read_text() for name in ("stdout", "stderr"))
-    assert "out" in stdout
-    assert stdout.count("x" * 9999) > 10
+    stdout, stderr = (messages((folder / f"0.runtime_{name}.log").read_bytes()) for name in ("stdout", "stderr"))
+    written = int((flows.folder / "written").read_text())
+    assert stdout == [f"{number:06}" + "x" * 9999 for number in range(written)]
     assert "err" in stderr
-    assert stderr.count("metaflow-pipes: nobody has read the step's stdout for 5 s") == 1
+    assert sum("metaflow-pipes: nobody has read the step's stdout for 5 s" in line for line in stderr) == 1
+
+
+def messages(log: bytes) -> list[str]:
+    """The lines of a log of Metaflow's."""
+    return [line.msg.decode() for line in merge_logs([log])]

@@ -17,7 +17,7 @@ from metaflow_pipes.file_format import CompilerVersion
 from metaflow_pipes.runs.origin import Origin
 from metaflow_pipes.runs.progress import Progress, duration
 from metaflow_pipes.runs.run_config import from_text, run_config, split_run_params
-from metaflow_pipes.runs.service import RunRecord, RunStatus, StepEvent, find_run, reason_of
+from metaflow_pipes.runs.service import RunRecord, RunStatus, StepEvent, find_run, left_out, reason_of
 
 
 class Service:
@@ -143,6 +143,17 @@ def test_failure_of_the_run_is_told_if_no_step_has_failed():
     progress = Progress({"start": None})
     progress.take([StepEvent("ENGINE_EVENT", "", 1.0, message="no module"), StepEvent("RUN_FAILURE", "", 2.0)])
     assert progress.failures == [("run", "no module")]
+
+
+@pytest.mark.parametrize("status", [RunStatus.SUCCEEDED, RunStatus.FAILED])
+@pytest.mark.parametrize("others", [[], [("start", "boom")]])
+def test_run_without_its_last_step_says_so_once_whatever_else_failed_and_whoever_saw_it_first(status, others):
+    progress = Progress({"start": None, "end": None})
+    progress.take(StepEvent("STEP_FAILURE", step, 1.0, message=reason) for step, reason in others)
+    progress.take([StepEvent("RUN_FAILURE", "", 3.0, message=left_out("end"))])
+    run = RunRecord("a1", "F", status)
+    assert progress.outcome_of(run).status is RunStatus.FAILED
+    assert progress.failures == [*others, ("run", left_out("end"))]
 
 
 def test_table_shows_the_state_of_each_step_once_the_run_has_ended():
