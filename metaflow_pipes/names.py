@@ -69,6 +69,14 @@ def event_path(name: str) -> list[str]:
     """The parts of an event's asset key: as of the address `/report_asset_materialization/metaflow_event/NAME`.
 
     Args:
-        name: The event's name. Its slashes divide it, as in that address.
+        name: The event's name, or `asset:` and the key of any other asset, such as `asset:raw/events`. Its slashes
+            divide it, as in that address.
     """
+    if name.startswith(ASSET_EVENT_PREFIX):
+        return name.removeprefix(ASSET_EVENT_PREFIX).split("/")
     return [EVENT_ASSET, *name.split("/")]
+
+
+def is_event_name(name: str) -> bool:
+    """Whether each part of an event's asset key has a name."""
+    return all(part.strip() for part in event_path(name))

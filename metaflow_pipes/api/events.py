@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.names import is_event_name
 from step_wrapper import wire
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class DagsterEvent:
 
     def __init__(self, name: str | Callable[[], str], url: str | None = None, payload: Mapping[str, Any] | None = None):
         self._name = name() if callable(name) else name
-        if not isinstance(self._name, str) or not all(part.strip() for part in self._name.split("/")):
+        if not isinstance(self._name, str) or not is_event_name(self._name):
             raise DeploymentError(f"{self._name!r} is no name of an event: it is a text such as data_ready.")
         self._url = url
         self._payload = dict(payload or {})

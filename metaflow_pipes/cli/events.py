@@ -28,11 +28,11 @@ from metaflow_pipes.cli.command import Command, DagsterException
 @click.pass_obj
 def publish(obj: Any, event: str, pairs: tuple[str, ...], payload_json: str | None, url: str | None) -> None:
     """Publish an event."""
-    from metaflow_pipes.names import event_path
+    from metaflow_pipes.names import is_event_name
     from metaflow_pipes.runs.connect import connect
     from step_wrapper.wire import stamped
 
-    if not all(part.strip() for part in event_path(event)):
+    if not is_event_name(event):
         raise DagsterException(f"{event!r} is no name of an event: it is a text such as data_ready.")
     fields = stamped(event, {**_fields(payload_json), **dict(map(_field, pairs))})
     service = connect(url)

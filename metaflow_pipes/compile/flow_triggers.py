@@ -9,7 +9,7 @@ from metaflow.exception import MetaflowException
 
 from metaflow_pipes.compile.model import EventModel, TriggerModel
 from metaflow_pipes.errors import CompileError
-from metaflow_pipes.names import ASSET_EVENT_PREFIX
+from metaflow_pipes.names import is_event_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,8 +108,7 @@ def _pairs(flow: Any, event: str, parameters: Any) -> list[tuple[str, str]]:
 
 
 def _check_name(flow: Any, name: str) -> None:
-    key = name.removeprefix(ASSET_EVENT_PREFIX)
-    if not all(part.strip() for part in key.split("/")):
+    if not is_event_name(name):
         raise CompileError(
             f"@trigger of flow {flow.name}: {name!r} is no name of an event. It is a text such as data_ready, or, for "
             "any other Dagster asset, asset: and its key, such as asset:raw/events."

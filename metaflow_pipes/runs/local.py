@@ -35,7 +35,6 @@ from metaflow_pipes.names import (
     RUN_ID_TAG,
     SPLITS_METADATA,
     WORKER_TAG,
-    event_path,
 )
 from metaflow_pipes.run_ids import metaflow_run_id
 from metaflow_pipes.runs import ended
@@ -53,6 +52,7 @@ from metaflow_pipes.runs.service import (
     reason_of,
 )
 from metaflow_pipes.runs.worker_log import ending_of, log_of
+from metaflow_pipes.runtime.assets.events import event_materialization
 from metaflow_pipes.runtime.automation.ended_runs import definitions_file_of, follow_ups_of
 from step_wrapper.wire import RUN_WORKER_VARIABLE
 
@@ -253,8 +253,7 @@ class LocalInstance:
     @_asking
     def publish(self, name: str, payload: Mapping[str, Any]) -> None:
         """As `DagsterService.publish`."""
-        event = dg.AssetMaterialization(event_path(name), metadata=dict(payload))
-        self._instance.report_runless_asset_event(event)
+        self._instance.report_runless_asset_event(event_materialization(name, payload))
 
     def url(self, dagster_run_id: str) -> str:
         """As `DagsterService.url`, where `dagster dev` shows it by default, if it is open on this instance."""

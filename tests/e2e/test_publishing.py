@@ -60,11 +60,16 @@ def test_any_process_publishes_to_the_instance_of_its_home(instance, capsys):
 
     (found,) = published(instance, "data/ready")
     assert (found["rows"], found["day"], found["id"]) == (2, None, id_)
+    DagsterEvent("asset:raw/events").publish({"rows": 4}, ignore_errors=False)
+    (record,) = instance.fetch_materializations(dg.AssetKey(["raw", "events"]), limit=2).records
+    assert record.asset_materialization.metadata["rows"].value == 4
     assert event.publish({"bad": object()}) is None
     with pytest.raises(DeploymentError, match=r"Event data/ready was not published: .*object is not JSON"):
         event.publish({"bad": object()}, ignore_errors=False)
     with pytest.raises(DeploymentError, match="is no name of an event"):
         DagsterEvent("")
+    with pytest.raises(DeploymentError, match="is no name of an event"):
+        DagsterEvent("asset:raw/")
 
 
 def test_shell_publishes(project, instance):

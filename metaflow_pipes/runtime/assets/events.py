@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import ASSET_EVENT_PREFIX, event_path
+from metaflow_pipes.names import event_path
 from step_wrapper import wire
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ def event_key(name: str) -> dg.AssetKey:
     Args:
         name: The event's name; `asset:` and a key such as `raw/events` for any other asset.
     """
-    if name.startswith(ASSET_EVENT_PREFIX):
-        return dg.AssetKey.from_user_string(name.removeprefix(ASSET_EVENT_PREFIX))
     return dg.AssetKey(event_path(name))
 
 
