@@ -10,7 +10,7 @@ import dagster as dg
 from support import load, persistent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from support import Project
@@ -60,10 +60,12 @@ def instance_in(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run_job(project: Project, instance: dg.DagsterInstance, **parameters: Any) -> str:
+def run_job(
+    project: Project, instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None, **parameters: Any
+) -> str:
     """Run the job of `defs.py` as a daemon's run would, without a watching process; the Dagster run's id."""
     config = {"ops": {"start": {"config": parameters}}} if parameters else None
-    options: dict[str, Any] = {"run_config": config, "raise_on_error": False}
+    options: dict[str, Any] = {"run_config": config, "raise_on_error": False, "tags": tags}
     return dg.execute_job(persistent(project.folder / "defs.py"), instance, **options).run_id
 
 

@@ -16,6 +16,7 @@ from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,
     exit_hook_warnings,
+    limit_warnings,
     notification_warnings,
     trigger_warnings,
 )
@@ -76,6 +77,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         ),
         warnings=(
             *trigger_warnings(flow),
+            *limit_warnings(flow, options),
             *config_warnings(flow),
             *credential_warnings(flow, options),
             *exit_hook_warnings(flow),

@@ -24,6 +24,16 @@ def trigger_warnings(flow: FlowModel) -> Iterable[str]:
             )
 
 
+def limit_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
+    """A sentence for a limit of runs where nothing starts runs that it could limit."""
+    if options.max_concurrent_runs is not None and flow.schedule is None and not flow.triggers:
+        yield (
+            f"--max-concurrent-runs, or --no-overlap, has no effect: flow {flow.name} has no @schedule, @trigger or "
+            "@trigger_on_finish, and it limits no other runs. Dagster's run queue limits all: tag_concurrency_limits "
+            f"in dagster.yaml, by the tag metaflow/flow: {flow.name}."
+        )
+
+
 def config_warnings(flow: FlowModel) -> Iterable[str]:
     """A sentence for each `Config` whose value has another type in the steps."""
     for config, types in flow.lost_config_types.items():

@@ -25,7 +25,7 @@ def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOpt
         dagster.Failure: A tag of the run is no value of its option.
     """
     try:
-        own = RunOptions.of(inherited_tags(context, OPTION_TAGS))
+        own = RunOptions.of(inherited_tags(context.instance, context.run, OPTION_TAGS))
     except ValueError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     limit = own.workflow_timeout_seconds
@@ -37,19 +37,20 @@ def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOpt
     )
 
 
-def inherited_tags(context: dg.OpExecutionContext, names: Collection[str]) -> dict[str, str]:
-    """Those of some tags that an op's run has.
+def inherited_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, names: Collection[str]) -> dict[str, str]:
+    """Those of some tags that a run has.
 
     Dagster's Python API does not hand tags down to re-executions: one that lacks a tag has that of the run that it
     re-executes.
 
     Args:
-        context: The op's context.
+        instance: The Dagster instance.
+        run: The run.
         names: The tags.
     """
-    run: dg.DagsterRun | None = context.run
     found: dict[str, str] = {}
-    while run is not None:
-        found = {**{tag: value for tag, value in run.tags.items() if tag in names}, **found}
-        run = None if run.parent_run_id is None else context.instance.get_run_by_id(run.parent_run_id)
+    current: dg.DagsterRun | None = run
+    while current is not None:
+        found = {**{tag: value for tag, value in current.tags.items() if tag in names}, **found}
+        current = None if current.parent_run_id is None else instance.get_run_by_id(current.parent_run_id)
     return found

@@ -36,7 +36,7 @@ DONE = f"{SENSOR} is done with this run."
 def flows(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The flow, compiled once; its tests tell their runs apart."""
     project = Project.of(tmp_path_factory.mktemp("hooks") / "project", "hooked.py", "hooked_helpers.py")
-    project.compile("hooked.py", "--step-env", "GREETING=hello")
+    project.compile("hooked.py", "--step-env", "GREETING=hello", "--namespace", "user:all")
     return project
 
 
@@ -86,7 +86,7 @@ def hooks_of(flows: Project, instance: dg.DagsterInstance, run_id: str, status: 
 def test_hooks_of_a_run_of_the_shell_that_succeeds_run_in_the_flows_environment(flows, instance):
     run_id = trigger(flows, instance)
     assert hooks_of(flows, instance, run_id, "SUCCESS") == ["celebrate"]
-    assert f"celebrate HookedFlow/dagster-{run_id} 42" in notes(flows)
+    assert f"celebrate HookedFlow/dagster-{run_id} 42 user:all" in notes(flows)
     # a hook without an argument `run`
     assert f"count {flows.folder} hello dagster" in notes(flows)
     events = engine_events(instance, run_id)
@@ -156,11 +156,12 @@ def test_reexecuted_run_has_hooks_of_its_own(flows, instance):
 
 
 def test_hooks_run_once_if_the_watching_process_and_sensors_see_the_end_at_once(flows, instance, capfd):
-    run_id = run_job(flows, instance)
+    run_id = run_job(flows, instance, tags=RunOptions(namespace="user:own").dagster_tags(()))
     hooks = Ticks.of(instance, flows.folder / "defs.py", SENSOR).sensor.follow_up
     processes = [background.start(instance, run_id, hooks) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert hooks_of(flows, instance, run_id, "SUCCESS") == ["celebrate"]
+    assert f"celebrate HookedFlow/dagster-{run_id} 42 user:own" in notes(flows)
     assert "Warning" not in capfd.readouterr().err
 
 

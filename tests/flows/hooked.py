@@ -2,7 +2,7 @@ import os
 import time
 from pathlib import Path
 
-from metaflow import FlowSpec, Parameter, exit_hook, step
+from metaflow import FlowSpec, Parameter, exit_hook, get_namespace, step
 
 NOTES = Path(__file__).parent / "hooks"
 
@@ -14,7 +14,7 @@ def note(name, text):
 
 
 def celebrate(run):
-    note("celebrate", f"{run.pathspec} {run.data.answer}")
+    note("celebrate", f"{run.pathspec} {run.data.answer} {get_namespace()}")
     print("hooray for", run.id)
 
 

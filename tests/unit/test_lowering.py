@@ -12,7 +12,7 @@ from models import flow_model, step_model
 
 from metaflow_pipes import CompileError
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference
+from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference, ScheduleModel
 from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name
 from metaflow_pipes.compile.options import parse_step_env
 
@@ -114,6 +114,15 @@ def test_step_env_items():
     for item in ("", "=x", "A\0=b", "A=b\0"):
         with pytest.raises(CompileError):
             lower(flow_model(step_model("start")), JobOptions(step_env=parse_step_env([item])))
+
+
+def test_limit_of_concurrent_runs_that_limits_nothing_is_warned_of():
+    flow = flow_model(step_model("start"))
+    (warning,) = lower(flow, JobOptions(max_concurrent_runs=1)).warnings
+    assert "--max-concurrent-runs, or --no-overlap, has no effect" in warning
+    scheduled = replace(flow, schedule=ScheduleModel("0 8 * * *"))
+    assert not lower(scheduled, JobOptions(max_concurrent_runs=1)).warnings
+    assert not lower(flow, JobOptions()).warnings
 
 
 def test_credentials_are_warned_of_wherever_they_would_stand():

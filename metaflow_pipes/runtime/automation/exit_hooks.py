@@ -14,11 +14,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import PIPES_VARIABLES_PREFIX
+from metaflow_pipes.names import NAMESPACE_TAG, PIPES_VARIABLES_PREFIX
 from metaflow_pipes.run_ids import metaflow_run_id_of
 from metaflow_pipes.runtime.automation.ended_runs import EndedRunSensor
 from metaflow_pipes.runtime.automation.follow_ups import FollowUp, Outcome
 from metaflow_pipes.runtime.client.client import resolved
+from metaflow_pipes.runtime.run_options import inherited_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,10 @@ KILL_GRACE_SECONDS = 5
 # How much of the end of its output is shown.
 SHOWN_BYTES = 10_000
 _RUNNER = "metaflow.plugins.exit_hook.exit_hook_script"
+# The runner, in a namespace that is not that of the user or of the production token: Metaflow has no variable for it.
+_IN_NAMESPACE = (
+    f"import sys, metaflow; metaflow.namespace(sys.argv.pop(1)); from {_RUNNER} import main; main(*sys.argv[1:])"
+)
 
 
 def exit_hook_sensor(
@@ -59,6 +64,7 @@ def exit_hook_sensor(
         flow=flow.name,
         flow_file=str(flow.path),
         folder=flow.folder,
+        namespace=flow.namespace,
         environment={**flow.environment(os.environ), **_client_environment(flow)},
         step_env=_step_env(job),
         on_success=tuple(on_success),
@@ -78,6 +84,7 @@ class ExitHooks(FollowUp):
         flow: The flow's name.
         flow_file: The absolute path of the flow file.
         folder: The folder where they run.
+        namespace: The Metaflow namespace of the flow's steps; None is that of the production token.
         environment: Their variables beyond those of this process.
         step_env: The variables of all steps, which rank above those.
         on_success: The hooks after a success.
@@ -88,6 +95,7 @@ class ExitHooks(FollowUp):
     flow: str
     flow_file: str
     folder: str
+    namespace: str | None
     environment: Mapping[str, str]
     step_env: Mapping[str, str]
     on_success: tuple[str, ...]
@@ -104,20 +112,22 @@ class ExitHooks(FollowUp):
 
     def act(self, instance: DagsterInstance, run: DagsterRun) -> Iterator[Outcome]:
         """Run the hooks, one after the other."""
-        del instance
+        own = inherited_tags(instance, run, (NAMESPACE_TAG,)).get(NAMESPACE_TAG)
+        namespace = self.namespace if own is None else own
+        runner = ["-m", _RUNNER] if namespace is None else ["-c", _IN_NAMESPACE, namespace]
         run_id = metaflow_run_id_of(run.run_id, run.tags, is_selection=bool(run.step_keys_to_execute))
         for hook in self._hooks(run.status):
-            yield self._run(hook, f"{self.flow}/{run_id}")
+            yield self._run(runner, hook, f"{self.flow}/{run_id}")
 
     def _hooks(self, status: dg.DagsterRunStatus) -> tuple[str, ...]:
         return self.on_success if status == dg.DagsterRunStatus.SUCCESS else self.on_error
 
-    def _run(self, hook: str, pathspec: str) -> Outcome:
+    def _run(self, runner: Sequence[str], hook: str, pathspec: str) -> Outcome:
         started = time.monotonic()
         with tempfile.TemporaryFile() as output:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", _RUNNER, self.flow_file, hook, pathspec],
+                    [sys.executable, *runner, self.flow_file, hook, pathspec],
                     cwd=self.folder,
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,

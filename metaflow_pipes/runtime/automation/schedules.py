@@ -97,7 +97,7 @@ def system_tags(context: dg.OpExecutionContext) -> list[str]:
     Args:
         context: The context of an op of the run, or of a re-execution.
     """
-    due = inherited_tags(context, (SCHEDULED_TIME_TAG,)).get(SCHEDULED_TIME_TAG)
+    due = inherited_tags(context.instance, context.run, (SCHEDULED_TIME_TAG,)).get(SCHEDULED_TIME_TAG)
     return [] if due is None else [SYSTEM_TAG, f"{SYSTEM_TAG}_time:{due}"]
 
 
