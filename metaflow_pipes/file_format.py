@@ -12,7 +12,7 @@ from metaflow_pipes.errors import DeploymentError
 
 # Counts up when files are written that an earlier version can't serve. Those of release 0.1, which is format 1, do not
 # name theirs.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

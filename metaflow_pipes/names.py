@@ -50,6 +50,12 @@ PRIORITY_TAG = "dagster/priority"
 PARENT_RUN_ID_TAG = "dagster/parent_run_id"
 RESUME_RETRY_TAG = "dagster/is_resume_retry"
 
+# The resources that the ops of generated files need: the Pipes client, and the IO manager of their outputs.
+PIPES_RESOURCE = "metaflow_pipes"
+IO_RESOURCE = "metaflow_io"
+# The output of an op that stands for the asset of its step; the outputs of a switch have the names of ops.
+ASSET_OUTPUT = "metaflow_asset"
+
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
 

@@ -61,6 +61,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
             replace(
                 _op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring),
                 pool=options.pools.get(step.name),
+                materialized_by=wiring.collectors.get(step.name),
             )
             for step in flow.steps
         ),

@@ -317,6 +317,7 @@ class OpModel:
         max_retries: Dagster retries of the op.
         tags: The op's tags.
         pool: The pool that the user gives the step, or None.
+        materialized_by: The helper op that materializes the step's asset, or None if its own does.
     """
 
     step: StepModel
@@ -333,6 +334,7 @@ class OpModel:
     max_retries: int
     tags: Mapping[str, str]
     pool: str | None = None
+    materialized_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -344,12 +346,14 @@ class HelperModel:
         factory: The function of `metaflow_pipes.runtime` that makes it.
         depth: For `regroup`, how many indices its items have.
         outputs: For `route`, the output's name for each step that the switch can go on to.
+        step: For `collect`, the step whose tasks it collects.
     """
 
     name: str
-    factory: Literal["fan_out", "gather", "regroup", "route"]
+    factory: Literal["collect", "fan_out", "gather", "regroup", "route"]
     depth: int | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
+    step: str | None = None
 
 
 @dataclass(frozen=True)

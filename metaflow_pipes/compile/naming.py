@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.names import ASSET_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,11 +37,11 @@ RESERVED_NAMES = frozenset(
 
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
-    {"dg", "defs", "FLOW", "METAFLOW_STEP_ENV"}
+    {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "RESOURCES"}
     | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
     | {"custom_executor", "custom_translator", "multiprocess", "threads"}
     | {"exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
-    | {"asset_specs", "fan_out", "gather", "regroup", "route", "run_step"}
+    | {"collect", "fan_out", "flow_assets", "gather", "regroup", "route", "run_step", "step_outs"}
 )
 
 
@@ -78,7 +79,7 @@ def job_name(flow: str, deployment_name: str, name: str | None, *, is_project: b
 
 def is_free_identifier(name: str) -> bool:
     """Whether a name can be that of the job's function: an identifier that the generated file does not use itself."""
-    is_taken = name in MODULE_NAMES or name.startswith(("op_", "fan_out_", "gather_", "regroup_", "route_"))
+    is_taken = name in MODULE_NAMES or name.startswith(("op_", "collect_", "fan_out_", "gather_", "regroup_", "route_"))
     return name.isidentifier() and not is_taken
 
 
@@ -103,7 +104,7 @@ def op_names(steps: Iterable[str], taken: set[str]) -> dict[str, str]:
         taken: Names that are taken already: that of the job.
     """
     steps = list(steps)
-    taken = taken | RESERVED_NAMES
+    taken = taken | RESERVED_NAMES | {ASSET_OUTPUT}
     names: dict[str, str] = {}
     # the steps that can keep their names come first, so that no escaped name takes one of theirs
     for step in sorted(steps, key=lambda step: (step in taken or not _VALID_NAME.fullmatch(step), step)):

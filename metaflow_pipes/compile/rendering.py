@@ -12,6 +12,7 @@ import jinja2
 from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Reference
 from metaflow_pipes.compile.naming import definition_name
 from metaflow_pipes.file_format import current_version
+from metaflow_pipes.names import PIPES_RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +66,8 @@ def _template() -> jinja2.Template:
         parameter=_parameter,
         step=_step,
         decorator=_decorator,
+        graph=_graph,
+        job=_job,
         signature=_signature,
         run_step=_run_step,
         helper=_helper,
@@ -114,6 +117,7 @@ def _step(op: OpModel) -> str:
         ("code_version", step.code_version),
         ("description", step.description or None),
         ("pool", op.pool),
+        ("materialized_by", op.materialized_by),
     ):
         if value is not None:
             arguments.append(f"{name}={literal(value)}")
@@ -127,8 +131,10 @@ def _imports(job: JobModel) -> str:
         "MetaflowFlow",
         "MetaflowPipesClient",
         "MetaflowStep",
-        "asset_specs",
+        "RESOURCES",
+        "flow_assets",
         "run_step",
+        "step_outs",
         *(helper.factory for helper in job.helpers),
         *(automation.factory for automation in job.automation),
     }
@@ -136,7 +142,7 @@ def _imports(job: JobModel) -> str:
         names.add("MetaflowParameter")
     if job.executor.imported is None and not job.executor.expression.startswith("dg."):
         names.add(job.executor.expression.partition("(")[0])
-    ordered = sorted(names, key=lambda name: (name.islower(), name))
+    ordered = sorted(names, key=lambda name: (name.islower(), not name.isupper(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
     return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
 
@@ -147,11 +153,12 @@ def _decorator(op: OpModel, job: JobModel) -> str:
     arguments = {"name": _flat(op.definition)}
     if step.description:
         arguments["description"] = f"FLOW[{_flat(step.name)}].description"
+    outs = ["FLOW", _flat(step.name)]
     if op.switch:
-        outs = [f"{_flat(output)}: dg.Out(str, is_required=False)" for output in op.switch.values()]
-        arguments["out"] = _wrapped("{", outs, "}", indent=4, prefix=5)
+        outs.append(f"ways={_flat(list(op.switch.values()))}")
     if op.emits_items:
-        arguments["out"] = "dg.DynamicOut(str)"
+        outs.append("emits_items=True")
+    arguments["out"] = f"step_outs({', '.join(outs)})"
     # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
     arguments["config_schema"] = "FLOW.config_schema()" if not op.inputs and flow.parameters else "{}"
     if op.max_retries and not step.is_recursive:
@@ -167,15 +174,14 @@ def _signature(op: OpModel) -> str:
     """The head of a step's op."""
     annotation = "list[str]" if op.takes_list else "str"
     inputs = [f"{name}: {annotation}" for name in op.inputs]
-    arguments = ["context: dg.OpExecutionContext", "pipes: MetaflowPipesClient", *inputs]
-    ending = "):" if _yields(op) else ") -> str:"
-    return _wrapped(f"def {op.function}(", arguments, ending)
+    arguments = ["context: dg.OpExecutionContext", f"{PIPES_RESOURCE}: MetaflowPipesClient", *inputs]
+    return _wrapped(f"def {op.function}(", arguments, "):")
 
 
 def _run_step(op: OpModel) -> str:
     """The statement that runs a step in its op: one call, and the shape of the op's output."""
     step = op.step
-    arguments = ["context", "pipes", "FLOW", _flat(step.name)]
+    arguments = ["context", PIPES_RESOURCE, "FLOW", _flat(step.name)]
     if op.inputs:
         arguments.append(op.inputs[0] if len(op.inputs) == 1 else _wrapped("[", op.inputs, "]", indent=8))
     if step.environment:
@@ -186,20 +192,21 @@ def _run_step(op: OpModel) -> str:
         arguments.append(f"timeout_seconds={step.timeout_seconds}")
     if step.is_recursive and op.max_retries:
         arguments.append(f"iteration_retries={_retry_policy(op)}")
-    if op.emits_items:
-        return _wrapped("yield from run_step(", arguments, ").items()", indent=4)
     if op.switch:
         return _choice(arguments, op.switch)
-    if op.is_routed:
-        return _wrapped("return run_step(", arguments, ").way", indent=4)
-    shape = "split" if step.kind in ("foreach", "parallel") else "path"
-    return _wrapped("return run_step(", arguments, f").{shape}", indent=4)
+    if op.emits_items:
+        shape = "items"
+    elif op.is_routed:
+        shape = "way"
+    else:
+        shape = "split" if step.kind in ("foreach", "parallel") else "path"
+    return _wrapped("yield from run_step(", arguments, f").as_{shape}()", indent=4)
 
 
 def _choice(arguments: list[str], outputs: Mapping[str, str]) -> str:
     """The statement that runs the step of a switch, broken where a formatter would break it."""
-    line = _wrapped("yield run_step(", arguments, f").choice({_flat(outputs)})", indent=4)
-    call = f"yield run_step({', '.join(arguments)}).choice("
+    line = _wrapped("yield from run_step(", arguments, f").as_choice({_flat(outputs)})", indent=4)
+    call = f"yield from run_step({', '.join(arguments)}).as_choice("
     if "\n" not in line or "\n" in call or len(call) + 4 > LINE_LENGTH:
         return line
     return f"{call}\n        {literal(outputs, indent=8)}\n    )"
@@ -210,13 +217,27 @@ def _retry_policy(op: OpModel) -> str:
     return f"dg.RetryPolicy(max_retries={op.max_retries}{delay})"
 
 
-def _yields(op: OpModel) -> bool:
-    return bool(op.switch) or op.emits_items
+def _graph(job: JobModel) -> str:
+    """The `@dg.graph` of the job's function."""
+    # Dagster wants another name than that of the graph that is made of it for the assets
+    arguments = [f"name={_flat(f'{job.name}__job')}"]
+    if job.flow.description:
+        arguments.append(f"description={_flat(job.flow.description)}")
+    return _call("@dg.graph", arguments, indent=0)
+
+
+def _job(job: JobModel) -> str:
+    """The job of the graph."""
+    tags = f"tags={literal(job.tags, indent=4, prefix=5)}"
+    name = f"name={_flat(job.name)}"
+    return _call(f"{job.function}.to_job", [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"], indent=0)
 
 
 def _helper(helper: HelperModel, job: JobModel) -> str:
     """The definition of a helper op."""
     arguments = [_flat(definition_name(job.name, helper.name))]
+    if helper.step is not None:
+        arguments += ["FLOW", _flat(helper.step)]
     if helper.depth is not None:
         arguments.append(f"depth={helper.depth}")
     if helper.outputs:
@@ -224,19 +245,19 @@ def _helper(helper: HelperModel, job: JobModel) -> str:
     return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
 
 
-def _automation(automation: AutomationModel, job: JobModel) -> str:
+def _automation(automation: AutomationModel) -> str:
     """A schedule or sensor within the list of its kind."""
     arguments = [
         f"{name}={literal(value, indent=12, prefix=len(name) + 1)}" for name, value in automation.arguments.items()
     ]
-    return _wrapped(f"{automation.factory}(", ["FLOW", job.function, *arguments], ")", indent=8, prefix=1)
+    return _wrapped(f"{automation.factory}(", ["FLOW", "JOB", *arguments], ")", indent=8, prefix=1)
 
 
 def _assets(job: JobModel) -> str:
-    """The specs of the flow's assets, the first of which depends on the events that start the flow."""
+    """The flow's assets, the first of which depends on the events that start the flow."""
     events = [event.name for trigger in job.flow.triggers for event in trigger.events]
-    arguments = ["FLOW", *([f"events={literal(events, indent=8, prefix=7)}"] if events else [])]
-    return _wrapped("asset_specs(", arguments, ")", indent=4, prefix=8)
+    arguments = ["FLOW", "JOB", *([f"events={literal(events, indent=4, prefix=7)}"] if events else [])]
+    return _wrapped("flow_assets(", arguments, ")", prefix=9)
 
 
 def _statement(statement: Call | Body, used: frozenset[str]) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.compile.model import StepModel
 
+# The output of an op that has one for its tasks.
+RESULT = "result"
 # The input of an op that takes one task, or all tasks as a list.
 UPSTREAM = "upstream"
 
@@ -53,6 +55,7 @@ class Wiring:
         list_steps: The steps whose op takes a list.
         item_steps: The foreach steps whose op emits the items itself.
         routed_steps: The switches whose ways a `route` helper tells apart.
+        collectors: For each step in a foreach, the helper that collects its tasks for its asset.
         helpers: The helper ops.
         statements: The job's body.
     """
@@ -61,6 +64,7 @@ class Wiring:
     list_steps: frozenset[str]
     item_steps: frozenset[str]
     routed_steps: frozenset[str]
+    collectors: Mapping[str, str]
     helpers: tuple[HelperModel, ...]
     statements: tuple[Call | Body, ...]
 
@@ -82,6 +86,8 @@ def wire(
     wiring = _Wiring({step.name: step for step in steps}, outputs, op_names, taken)
     for step in wiring.steps.values():
         wiring.add(step)
+    for step in wiring.steps.values():
+        wiring.collect(step)
     return wiring.result()
 
 
@@ -102,6 +108,7 @@ class _Wiring:
         self._inputs: dict[str, tuple[str, ...]] = {}
         self._list_steps: set[str] = set()
         self._item_steps: set[str] = set()
+        self._collectors: dict[str, str] = {}
         self._helpers: list[HelperModel] = []
         self._statements: list[Call | _Segment] = []
 
@@ -121,6 +128,15 @@ class _Wiring:
             switched = (self._collected(Reference(f"task_{step.name}"), step.name),)
             self._routes[step.name] = self._helper(step, "route", switched, outputs=self._outputs[step.name])
 
+    def collect(self, step: StepModel) -> None:
+        """Collect the tasks of a step in a foreach for its asset, which a mapped op can't have."""
+        if step.region:
+            name = self._unique(f"collect_{self._op_names[step.name]}")
+            self._collectors[step.name] = name
+            self._helpers.append(HelperModel(name, "collect", step=step.name))
+            tasks = self._collected(Reference(f"task_{step.name}"), step.name)
+            self._statements.append(Call(f"from_{name}", name, name, ((tasks,),)))
+
     def result(self) -> Wiring:
         """The wiring so far."""
         return Wiring(
@@ -128,6 +144,7 @@ class _Wiring:
             list_steps=frozenset(self._list_steps),
             item_steps=frozenset(self._item_steps),
             routed_steps=frozenset(self._routes),
+            collectors=self._collectors,
             helpers=tuple(self._helpers),
             statements=tuple(
                 statement if isinstance(statement, Call) else _body(statement) for statement in self._statements
@@ -198,7 +215,11 @@ class _Wiring:
     # parts
 
     def _reference(self, in_step: str, step: StepModel) -> Reference:
-        return Reference(f"task_{in_step}", self._outputs.get(in_step, {}).get(step.name))
+        return Reference(f"task_{in_step}", self._outputs.get(in_step, {}).get(step.name, self._result(in_step)))
+
+    def _result(self, step: str) -> str | None:
+        """The one output of a step that others take, where its op has another one for the step's asset."""
+        return None if self.steps[step].region else RESULT
 
     def _way(self, switch: str, step: StepModel) -> Reference:
         """The items that a switch within a foreach sends to a step."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PRODUCTION_TOKEN_SETTING = "METAFLOW_PRODUCTION_TOKEN"  # noqa: S105 - its name, not a token
 
 
+# What makes the job in a generated file.
+JOB_CALL = "dg.job"
 # What a positional argument is called in the calls of a generated file.
 _POSITIONAL = {
     "CompilerVersion": ("version",),
@@ -137,7 +139,7 @@ def read_deployment(definitions_file: str | os.PathLike[str]) -> Deployment:
     path = Path(os.path.abspath(definitions_file))
     calls = _calls(path)
     try:
-        flow, job = calls["MetaflowFlow"], calls["dg.job"]
+        flow, job = calls["MetaflowFlow"], calls[JOB_CALL]
     except KeyError:
         raise DeploymentError(
             f"{path} is no definitions file of metaflow-pipes. Name one that `python flow.py dagster create` has "
@@ -173,7 +175,9 @@ def _calls(path: Path) -> dict[str, ast.Call]:
         )
         for call in candidates:
             if isinstance(call, ast.Call):
-                calls[ast.unparse(call.func)] = call
+                name = ast.unparse(call.func)
+                # since format 3 the job is made of a graph
+                calls[JOB_CALL if name.endswith(".to_job") else name] = call
     return calls
 
 
@@ -183,7 +187,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
     values = {
         key: _value(node)
         for key, node in flow.items()
-        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "translator")
+        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "step_env", "translator")
     }
     steps = [_record(call) for call in _elements(flow["steps"])]
     flow_file = beside(path, values["file"])

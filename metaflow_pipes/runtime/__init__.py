@@ -4,6 +4,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.file_format import CompilerVersion, installed_version
+from metaflow_pipes.runtime.asset_graph import flow_assets
 from metaflow_pipes.runtime.assets.specs import asset_specs
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 from metaflow_pipes.runtime.automation.events import trigger_sensor
@@ -13,8 +14,9 @@ from metaflow_pipes.runtime.automation.schedules import flow_schedule
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
-from metaflow_pipes.runtime.fan_out import fan_out, gather, regroup, route
+from metaflow_pipes.runtime.fan_out import collect, fan_out, gather, regroup, route
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
+from metaflow_pipes.runtime.outs import step_outs
 from metaflow_pipes.runtime.parameters import MetaflowParameter
 from metaflow_pipes.runtime.release_0_1 import (
     run_foreach_step,
@@ -23,10 +25,12 @@ from metaflow_pipes.runtime.release_0_1 import (
     run_split_step,
     run_switch_step,
 )
+from metaflow_pipes.runtime.resources import RESOURCES
 from metaflow_pipes.runtime.step import run_step
 from metaflow_pipes.runtime.steps import MetaflowStep
 
 __all__ = [
+    "RESOURCES",
     "CompilerVersion",
     "DagsterMetaflowTranslator",
     "MetaflowFlow",
@@ -35,8 +39,10 @@ __all__ = [
     "MetaflowPipesClient",
     "MetaflowStep",
     "asset_specs",
+    "collect",
     "exit_hook_sensor",
     "fan_out",
+    "flow_assets",
     "flow_schedule",
     "gather",
     "multiprocess",
@@ -49,6 +55,7 @@ __all__ = [
     "run_split_step",
     "run_step",
     "run_switch_step",
+    "step_outs",
     "threads",
     "trigger_sensor",
 ]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.run_options import shown_tags
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
@@ -183,7 +184,12 @@ class _Attempt:
             extras=self._request(ended_with).as_extras(),
             base_env={**self.flow.environment(os.environ), **self.inputs.environment},
             # Metaflow's own runner sets these two last as well
-            env={**self.options.extra_env, "PYTHONUNBUFFERED": "x", "METAFLOW_RUN_ID": self.run_id},
+            env={
+                **self.flow.step_env,
+                **self.options.extra_env,
+                "PYTHONUNBUFFERED": "x",
+                "METAFLOW_RUN_ID": self.run_id,
+            },
             cwd=self._folder,
             # an interpreter that can't start says why there, now as before
             keep_stderr=ended_with is not None,
@@ -336,6 +342,9 @@ def _tag_run(
     """
     if is_start or context.run.parent_run_id is not None:
         tags: dict[str, Any] = {RUN_ID_TAG: run_id, USER_TAG: flow.user_in(os.environ)}
+        if context.has_assets_def:
+            # the job, which would say so, is Dagster's own
+            tags.update({FLOW_TAG: flow.name, **shown_tags(run_options.tags)})
         if run_options.workflow_timeout_seconds is not None:
             # the job's, where Dagster has not handed down that of the run that this one goes on with
             tags[MAX_RUNTIME_TAG] = str(run_options.workflow_timeout_seconds)

@@ -1,12 +1,18 @@
-"""Ops that run no task: they collect the tasks of mapped steps, and emit them anew under other mapping keys."""
+"""Ops that run no task: they collect the tasks of mapped steps, for their assets or to emit them anew."""
 
 import functools
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_way
+from metaflow_pipes.names import ASSET_OUTPUT, IO_RESOURCE
+from metaflow_pipes.runtime.assets.materializations import materialize_mapped
+from metaflow_pipes.runtime.flow import MetaflowFlow
+from metaflow_pipes.runtime.outs import asset_out
+from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_path, parse_way, tasks_of
 
+_OUT = dg.Out(str, io_manager_key=IO_RESOURCE)
+_DYNAMIC_OUT = dg.DynamicOut(str, io_manager_key=IO_RESOURCE)
 # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
 _helper_op = functools.partial(dg.op, config_schema={})
 
@@ -18,11 +24,29 @@ def gather(name: str) -> dg.OpDefinition:
         name: The op's name.
     """
 
-    @_helper_op(name=name, description="Collects the tasks of a mapped step.")
+    @_helper_op(name=name, description="Collects the tasks of a mapped step.", out=_OUT)
     def gather_tasks(upstream: list[str]) -> str:
         return ";".join(in_order(upstream))
 
     return gather_tasks
+
+
+def collect(name: str, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
+    """An op that materializes the asset of a mapped step when all of its tasks are done.
+
+    Args:
+        name: The op's name.
+        flow: The flow.
+        step: The step's name.
+    """
+
+    @_helper_op(name=name, description=f"Materializes the asset of step {step}.", out={ASSET_OUTPUT: asset_out()})
+    def collect_tasks(context: dg.OpExecutionContext, upstream: list[str]) -> Iterator[dg.Output[str]]:
+        # none, where all items of a foreach take another way at a switch
+        for task in tasks_of(upstream)[:1]:
+            yield from materialize_mapped(context, flow, step, f"{flow.name}/{'/'.join(parse_path(task))}")
+
+    return collect_tasks
 
 
 def fan_out(name: str) -> dg.OpDefinition:
@@ -32,7 +56,7 @@ def fan_out(name: str) -> dg.OpDefinition:
         name: The op's name.
     """
 
-    @_helper_op(name=name, description="Emits the items of a foreach within a foreach.", out=dg.DynamicOut(str))
+    @_helper_op(name=name, description="Emits the items of a foreach within a foreach.", out=_DYNAMIC_OUT)
     def fan_out_items(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         for split in in_order(upstream):
             for item, index in items_of(split):
@@ -49,7 +73,7 @@ def regroup(name: str, depth: int) -> dg.OpDefinition:
         depth: How many indices tell the outer items.
     """
 
-    @_helper_op(name=name, description="Brings the tasks of the same foreach items together.", out=dg.DynamicOut(str))
+    @_helper_op(name=name, description="Brings the tasks of the same foreach items together.", out=_DYNAMIC_OUT)
     def regroup_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         groups: dict[tuple[int, ...], list[str]] = {}
         for unit in in_order(upstream):
@@ -67,7 +91,7 @@ def route(name: str, outputs: Mapping[str, str]) -> dg.OpDefinition:
         name: The op's name.
         outputs: For each step that the switch can go on to, the name of the output.
     """
-    outs = {output: dg.DynamicOut(str) for output in outputs.values()}
+    outs = dict.fromkeys(outputs.values(), _DYNAMIC_OUT)
 
     @_helper_op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
     def route_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:

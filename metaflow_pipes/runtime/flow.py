@@ -50,6 +50,8 @@ class MetaflowFlow:
         settings: `METAFLOW_*` variables for every step; they rank above the run's environment.
         user: The Metaflow user where the run's environment names none.
         tags: Metaflow tags of each run.
+        step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the environment of the run when
+            a step starts.
         namespace: The Metaflow namespace of the steps; None is that of the production token, which is a setting.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
@@ -74,6 +76,7 @@ class MetaflowFlow:
     user: str
     settings: Mapping[str, str] = field(default_factory=dict)
     tags: Sequence[str] = ()
+    step_env: Mapping[str, str] = field(default_factory=dict)
     namespace: str | None = None
     configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()

@@ -41,8 +41,12 @@ class MetaflowParameter:
     help: str | None = None
     attribute: str | None = None
 
-    def field(self) -> dg.Field:
-        """The parameter as a Dagster config field."""
+    def field(self, *, is_optional: bool = False) -> dg.Field:
+        """The parameter as a Dagster config field.
+
+        Args:
+            is_optional: Whether the run config need not have it, though it has no default.
+        """
         config_type = _SCALARS[self.kind]
         if self.multiple:
             config_type = dg.Array(config_type)
@@ -52,7 +56,7 @@ class MetaflowParameter:
             return dg.Field(config_type, default_value=self.default, description=self.help)
         if not self.required or self.kind == "json":
             config_type = dg.Noneable(config_type)
-        return dg.Field(config_type, is_required=True, description=self.help)
+        return dg.Field(config_type, is_required=not is_optional, description=self.help)
 
     @property
     def has_default(self) -> bool:

@@ -17,8 +17,11 @@ from metaflow_pipes.runtime.places import items_of, split_of, way_of
 from step_wrapper import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from types import TracebackType
+
+    AnyOutput = dg.Output[str] | dg.DynamicOutput[str] | dg.AssetCheckResult
 
 # Rows of a table. The run page loads every event of a run, so none may be large.
 MAX_ROWS = 50
@@ -62,6 +65,8 @@ class TaskReport:
         num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
         control_tasks: The paths of the task and of those that it has started, if it is a control task.
         failure: Why it failed, or None.
+        asset_outputs: What its op puts out for the step's asset, before what other ops take.
+        selected_outputs: The outputs of its op that something selected depends on; None is all of them.
     """
 
     pathspec: str
@@ -75,6 +80,8 @@ class TaskReport:
     num_splits: int | None = None
     control_tasks: tuple[str, ...] = ()
     failure: TaskFailure | None = None
+    asset_outputs: tuple[dg.Output[str] | dg.AssetCheckResult, ...] = ()
+    selected_outputs: AbstractSet[str] | None = None
 
     @property
     def task_path(self) -> str:
@@ -100,6 +107,37 @@ class TaskReport:
     def way(self) -> str:
         """The task's path and the step that it goes on to, for a `route` helper: the end of a switch in a foreach."""
         return way_of(self.task_path, self.next_steps[0])
+
+    def as_path(self) -> Iterator[AnyOutput]:
+        """The outputs of an op whose task goes on to one step, or to none: `path`."""
+        return self._outputs([dg.Output(self.path, metadata=self.output_metadata())])
+
+    def as_split(self) -> Iterator[AnyOutput]:
+        """The outputs of an op whose task splits within another foreach, or by `num_parallel`: `split`."""
+        return self._outputs([dg.Output(self.split, metadata=self.output_metadata())])
+
+    def as_way(self) -> Iterator[AnyOutput]:
+        """The outputs of an op whose task ends a switch within a foreach: `way`."""
+        return self._outputs([dg.Output(self.way, metadata=self.output_metadata())])
+
+    def as_items(self) -> Iterator[AnyOutput]:
+        """The outputs of an op whose task splits outside of every foreach: `items`."""
+        return self._outputs(self.items())
+
+    def as_choice(self, outputs: Mapping[str, str]) -> Iterator[AnyOutput]:
+        """The outputs of an op whose task ends a switch outside of every foreach: `choice`.
+
+        Args:
+            outputs: For each step that it can go on to, the name of the output.
+        """
+        return self._outputs([self.choice(outputs)])
+
+    def _outputs(self, values: Iterable[dg.Output[str] | dg.DynamicOutput[str]]) -> Iterator[AnyOutput]:
+        """The outputs of the task's op: Dagster takes none that nothing selected depends on."""
+        yield from self.asset_outputs
+        for output in values:
+            if self.selected_outputs is None or output.output_name in self.selected_outputs:
+                yield output
 
     def items(self) -> Iterator[dg.DynamicOutput[str]]:
         """The items of the task's foreach, under their indices as mapping keys. The first one has its metadata."""

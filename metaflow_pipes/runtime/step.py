@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import dagster as dg
 
 from metaflow_pipes.runtime import step_thread
+from metaflow_pipes.runtime.assets.checks import check_results
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.automation.finish import publish_finish
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.report import TaskReport
 
 
+# The first format of definitions files whose ops yield `dagster.Output`s.
+FORMAT_WITH_OUTPUTS = 3
+
+
 def run_step(
     context: dg.OpExecutionContext,
     pipes: MetaflowPipesClient,
@@ -40,7 +45,7 @@ def run_step(
     """Run one attempt of a step's task; of a recursive step, all of its tasks, one after another.
 
     The report is attached to the op's output and to the step's asset. The op's body says which shape that output has:
-    `.path`, `.split`, `.way`, `.items()` or `.choice({...})` of the report.
+    `.as_path()`, `.as_split()`, `.as_way()`, `.as_items()` or `.as_choice({...})` of the report.
 
     Args:
         context: The op's context. Its retry number is the task's attempt; the start step's parameters are its
@@ -100,13 +105,20 @@ def completed(
         reports = [run_task(context, pipes, flow, step, upstream, options)]
     step_thread.current().gives_way()
     report = reports[-1]
-    materialize(context, flow, report)
+    outputs = [*materialize(context, flow, report), *check_results(context, flow, step)]
     publish_finish(context, flow, report)
     if flow[step].is_recursive:
         report = replace(report, metadata={**report.metadata, "iterations": iterations_table(reports)})
+    if _yields_outputs(flow):
+        return replace(report, asset_outputs=tuple(outputs), selected_outputs=frozenset(context.selected_output_names))
     if _has_one_value(context):
         context.add_output_metadata(report.output_metadata())
     return report
+
+
+def _yields_outputs(flow: MetaflowFlow) -> bool:
+    """Whether the ops yield their outputs with all of their metadata, as since format 3."""
+    return flow.compiled_by is not None and flow.compiled_by.format >= FORMAT_WITH_OUTPUTS
 
 
 def _has_one_value(context: dg.OpExecutionContext) -> bool:

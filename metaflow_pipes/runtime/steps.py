@@ -22,6 +22,8 @@ class MetaflowStep:
         description: The docstring.
         code_version: A digest of its source.
         pool: The Dagster pool that `create --pool` gives it, or None.
+        materialized_by: The op that materializes its asset, if that is not its own: of a step in a foreach, the one
+            that collects its tasks.
     """
 
     name: str
@@ -32,6 +34,7 @@ class MetaflowStep:
     code_version: str | None = None
     items_of: str | None = None
     pool: str | None = None
+    materialized_by: str | None = None
 
     @property
     def op_name(self) -> str:

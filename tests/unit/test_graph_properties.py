@@ -300,7 +300,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int],
         interpreter.run(flow, "parameters")
         client = StubClient(interpreter.tasks)
         result = job_of(definitions).execute_in_process(
-            resources={"pipes": client},
+            resources={"metaflow_pipes": client},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         assert client.inputs == {task: expected.inputs for task, expected in interpreter.tasks.items()}

@@ -67,7 +67,7 @@ def test_join_takes_its_inputs_in_metaflows_order():
     )
     job = lower(flow, JobOptions())
     assert job.ops[-1].takes_list
-    assert job.statements[-1].arguments == ((Reference("task_a"), Reference("task_b")),)
+    assert job.statements[-1].arguments == ((Reference("task_a", "result"), Reference("task_b", "result")),)
 
 
 @pytest.mark.parametrize(

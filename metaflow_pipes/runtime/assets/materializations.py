@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from metaflow_pipes.names import ASSET_OUTPUT
 from metaflow_pipes.runtime.assets.specs import assets_of
 from metaflow_pipes.runtime.ids import continued_runs
 
@@ -17,53 +18,123 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.steps import MetaflowStep
 
 
-# The tags by which Dagster knows the versions of a materialization (`dagster._core.definitions.data_version`).
+# The tags by which Dagster knows the versions of a materialization, and of those that it was made of
+# (`dagster._core.definitions.data_version`).
 CODE_VERSION_TAG = "dagster/code_version"
-
-
 DATA_VERSION_TAG = "dagster/data_version"
+USER_PROVIDED_TAG = "dagster/data_version_is_user_provided"
+INPUT_VERSION_TAG = "dagster/input_data_version"
+INPUT_POINTER_TAG = "dagster/input_event_pointer"
+# What Dagster takes for the data version of an asset that has none, and for the event of one never materialized.
+NO_DATA_VERSION = "INITIAL"
+NO_EVENT = "NULL"
 
 
-def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> None:
-    """Report the assets that are complete now that a task of a step is done.
+def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> list[dg.Output[str]]:
+    """Materialize the asset of a step whose task is done.
 
-    That is the step's own, unless the step is in a foreach: the steps of a foreach are materialized when the join
-    behind it is done.
+    In a run of the job, that is an event of the event log. In a run of assets, Dagster makes the event of an output.
+    In files of formats 1 and 2, the join behind a foreach reports the assets of the steps in it, too.
 
     Args:
         context: The context of the op that ran the task.
         flow: The flow.
         report: The report of the task.
+
+    Returns:
+        The output that stands for the asset, in a run of assets; else none.
     """
-    step, assets = flow[report.step], assets_of(flow)
-    collected = [mapped for mapped in flow.steps if mapped.collected_by == step.name and mapped.name in assets]
-    if collected:
-        durations = _Durations(context, flow)
-        run = report.pathspec.rsplit("/", 2)[0]
-        for mapped in collected:
-            metadata = durations.metadata(mapped)
-            if metadata is not None:
-                about = _about_step(f"{run}/{mapped.name}")
-                context.log_event(_materialization(assets[mapped.name], {**metadata, **about}))
-    if step.name in assets and step.collected_by is None:
-        spec = assets[step.name]
-        context.log_event(_materialization(spec, report.output_metadata(), report.data_version))
+    step = flow[report.step]
+    if ASSET_OUTPUT not in context.op_def.output_dict:
+        for mapped in flow.steps:
+            if mapped.collected_by == step.name and mapped.materialized_by is None:
+                _materialize(context, flow, mapped, mapped_metadata(context, flow, mapped, report.pathspec))
+        if step.collected_by is not None:
+            return []
+    return _materialize(context, flow, step, report.output_metadata(), report.data_version)
 
 
-def _about_step(pathspec: str) -> dict[str, dg.MetadataValue]:
+def mapped_metadata(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, step: MetaflowStep, task: str
+) -> dict[str, dg.MetadataValue] | None:
+    """The metadata of a step in a foreach: how many tasks it had, and how long they took; None if no task ran.
+
+    Args:
+        context: The context of an op of the run, behind the step's.
+        flow: The flow.
+        step: The step.
+        task: The pathspec of any task of the Metaflow run.
+    """
+    metadata = _Durations(context, flow).metadata(step)
+    if metadata is None:
+        return None
+    pathspec = f"{task.rsplit('/', 2)[0]}/{step.name}"
     code = f'from metaflow import Step, namespace\n\nnamespace(None)\n[task.data for task in Step("{pathspec}")]'
-    return {"pathspec": dg.MetadataValue.text(pathspec), "retrieve": dg.MetadataValue.md(f"```python\n{code}\n```")}
+    return {
+        **metadata,
+        "pathspec": dg.MetadataValue.text(pathspec),
+        "retrieve": dg.MetadataValue.md(f"```python\n{code}\n```"),
+    }
 
 
-def _materialization(
-    spec: dg.AssetSpec, metadata: Mapping[str, object], data_version: str | None = None
-) -> dg.AssetMaterialization:
-    versions = {CODE_VERSION_TAG: spec.code_version, DATA_VERSION_TAG: data_version}
-    return dg.AssetMaterialization(
-        asset_key=spec.key,
-        metadata=metadata,  # pyright: ignore[reportArgumentType]
-        tags={tag: version for tag, version in versions.items() if version is not None},
-    )
+def materialize_mapped(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, step: str, task: str
+) -> list[dg.Output[str]]:
+    """Materialize the asset of a step in a foreach, all of whose tasks are done.
+
+    Args:
+        context: The context of the op that collects them.
+        flow: The flow.
+        step: The step's name.
+        task: The pathspec of one of the tasks.
+
+    Returns:
+        As `materialize`.
+    """
+    return _materialize(context, flow, flow[step], mapped_metadata(context, flow, flow[step], task))
+
+
+def _materialize(
+    context: dg.OpExecutionContext,
+    flow: MetaflowFlow,
+    step: MetaflowStep,
+    metadata: Mapping[str, dg.MetadataValue] | None,
+    data_version: str | None = None,
+) -> list[dg.Output[str]]:
+    spec = assets_of(flow).get(step.name)
+    if spec is None or metadata is None:
+        return []
+    if not context.has_assets_def:
+        context.log_event(
+            dg.AssetMaterialization(
+                asset_key=spec.key,
+                metadata=metadata,
+                partition=context.partition_key if context.has_partition_key else None,
+                tags=_versions(context, spec, data_version),
+            )
+        )
+        return []
+    pathspec = metadata["pathspec"]
+    assert isinstance(pathspec, dg.TextMetadataValue)
+    version = None if data_version is None else dg.DataVersion(data_version)
+    output = dg.Output(pathspec.text or "", ASSET_OUTPUT, metadata=metadata, data_version=version)
+    # of a step that is cloned because it is not selected, nothing is materialized
+    return [output] if ASSET_OUTPUT in context.selected_output_names else []
+
+
+def _versions(context: dg.OpExecutionContext, spec: dg.AssetSpec, data_version: str | None) -> dict[str, str]:
+    """The tags that say of which code and data a materialization was made: as Dagster's own of an asset's output."""
+    tags: dict[str, str | None] = {CODE_VERSION_TAG: spec.code_version, DATA_VERSION_TAG: data_version}
+    if data_version is not None:
+        tags[USER_PROVIDED_TAG] = "true"
+    for dep in spec.deps:
+        (record, *_) = [*context.instance.fetch_materializations(dep.asset_key, limit=1).records, None]
+        event = None if record is None else record.asset_materialization
+        key = dep.asset_key.to_user_string()
+        known = None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)
+        tags[f"{INPUT_VERSION_TAG}/{key}"] = known or NO_DATA_VERSION
+        tags[f"{INPUT_POINTER_TAG}/{key}"] = NO_EVENT if record is None else str(record.storage_id)
+    return {tag: version for tag, version in tags.items() if version is not None}
 
 
 def passed_on(results: Iterable[object], own_key: dg.AssetKey) -> Iterator[dg.AssetMaterialization]:
@@ -84,6 +155,7 @@ class _Durations:
 
     def __init__(self, context: dg.OpExecutionContext, flow: MetaflowFlow):
         self._flow = flow
+        self._prefix = f"{context.op_handle.parent}." if context.op_handle.parent else ""
         self._runs = [
             {stats.step_key: stats for stats in context.instance.get_run_step_stats(run.run_id)}
             for run in [context.run, *continued_runs(context)]
@@ -95,7 +167,12 @@ class _Durations:
         splits = self._splits(step)
         for run in self._runs:
             for key, stats in run.items():
-                if key.startswith(f"{step.op_name}[") and stats.start_time and stats.end_time and _is_done(stats):
+                if (
+                    key.startswith(f"{self._prefix}{step.op_name}[")
+                    and stats.start_time
+                    and stats.end_time
+                    and _is_done(stats)
+                ):
                     durations.setdefault(key, stats.end_time - stats.start_time)
             if any(_is_done(run.get(split)) for split in splits):
                 break  # runs before this one had other items
@@ -116,7 +193,7 @@ class _Durations:
         while queue:
             other = steps[queue.pop()]
             if other.collected_by is None:
-                found.add(other.op_name)
+                found.add(self._prefix + other.op_name)
             elif other.name not in seen:
                 seen.add(other.name)
                 queue += other.upstream

@@ -20,7 +20,9 @@ MAX_KNOWN_FLOWS = 256
 
 
 def asset_specs(flow: MetaflowFlow, events: Sequence[str] = ()) -> list[dg.AssetSpec]:
-    """The assets of a flow: external ones, which the runs of its job materialize.
+    """The specs of the assets of a flow.
+
+    In definitions files of formats 1 and 2 they are external assets, which the runs of the job materialize.
 
     Args:
         flow: The flow.
@@ -37,16 +39,28 @@ def asset_key_of(flow: MetaflowFlow, step: str) -> dg.AssetKey:
     return assets[step].key if step in assets else dg.AssetKey([flow.deployment_name, step])
 
 
-@functools.lru_cache(maxsize=MAX_KNOWN_FLOWS)
 def assets_of(flow: MetaflowFlow) -> Mapping[str, dg.AssetSpec]:
     """The assets of the steps that have one, by the steps' names."""
+    return _lineage(flow)[0]
+
+
+def upstream_assets(flow: MetaflowFlow, step: str) -> list[dg.AssetKey]:
+    """The assets before a step: those of the steps that it takes, or where one has none, those before that."""
+    return _lineage(flow)[1][step]
+
+
+@functools.lru_cache(maxsize=MAX_KNOWN_FLOWS)
+def _lineage(flow: MetaflowFlow) -> tuple[Mapping[str, dg.AssetSpec], Mapping[str, list[dg.AssetKey]]]:
+    """The assets of the steps that have one, and the assets before each step."""
     translator = flow.translator or DagsterMetaflowTranslator()
     specs: dict[str, dg.AssetSpec] = {}
+    upstream: dict[str, list[dg.AssetKey]] = {}
     # for each step the assets that a step behind it depends on: its own, or those before it if it has none
     reached: dict[str, list[dg.AssetKey]] = {}
     for step in flow.steps:
-        upstream = list(dict.fromkeys(key for name in step.upstream if name != step.name for key in reached[name]))
+        before = list(dict.fromkeys(key for name in step.upstream if name != step.name for key in reached[name]))
+        upstream[step.name] = before
         if translator.includes(flow, step):
-            specs[step.name] = translator.get_asset_spec(flow, step, upstream)
-        reached[step.name] = [specs[step.name].key] if step.name in specs else upstream
-    return specs
+            specs[step.name] = translator.get_asset_spec(flow, step, before)
+        reached[step.name] = [specs[step.name].key] if step.name in specs else before
+    return specs, upstream

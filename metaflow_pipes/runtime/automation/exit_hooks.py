@@ -66,7 +66,7 @@ def exit_hook_sensor(
         folder=flow.folder,
         namespace=flow.namespace,
         environment={**flow.environment(os.environ), **_client_environment(flow)},
-        step_env=_step_env(job),
+        step_env=_step_env(flow, job),
         on_success=tuple(on_success),
         on_error=tuple(on_error),
         timeout_seconds=timeout_seconds,
@@ -170,8 +170,10 @@ def _client_environment(flow: MetaflowFlow) -> dict[str, str]:
     return environment
 
 
-def _step_env(job: dg.JobDefinition) -> Mapping[str, str]:
-    """The variables of all steps, which the job's Pipes client has."""
+def _step_env(flow: MetaflowFlow, job: dg.JobDefinition) -> Mapping[str, str]:
+    """The variables of all steps; in files of formats 1 and 2, the job's Pipes client has them."""
+    if "pipes" not in job.resource_defs:
+        return flow.step_env
     # its definition holds the client itself, and makes it of no context
     make_client: Any = job.resource_defs["pipes"].resource_fn
     return make_client(None).env

@@ -107,7 +107,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         with (
             _kept(keep_stderr) as kept,
             open_pipes_session(
-                context=context,
+                context=_SessionContext(context.get_step_execution_context()),
                 context_injector=self.context_injector,
                 message_reader=reader or self.message_reader,
                 extras=extras,
@@ -178,6 +178,18 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         except subprocess.TimeoutExpired:
             process.kill_group()
             process.wait()
+
+
+class _SessionContext(dg.OpExecutionContext):
+    """The context of an op for a Pipes session: that of a job's op, also in a run of assets.
+
+    Pipes would have the op put out what the session reports, and all of it: of a switch, each way. And it would let the
+    step's code report on no asset but those of its own flow.
+    """
+
+    @property
+    def has_assets_def(self) -> bool:
+        return False
 
 
 def exit_code_of(invocation: dg.PipesClientCompletedInvocation) -> int:

@@ -1,0 +1,108 @@
+"""The assets of a flow, made of the graph of its job: each can be materialized, alone or with others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from metaflow_pipes.names import ASSET_OUTPUT
+from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, finished_check
+from metaflow_pipes.runtime.assets.specs import asset_specs, assets_of
+from metaflow_pipes.runtime.resources import RESOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+
+
+def flow_assets(flow: MetaflowFlow, job: dg.JobDefinition, events: Sequence[str] = ()) -> list[dg.AssetsDefinition]:
+    """The assets of a flow, which its job and Dagster's own asset jobs materialize.
+
+    The asset of a step is an output of its op that no other op takes; of a step in a foreach, one of the op that
+    collects its tasks. So Dagster, which cuts a graph where an asset is, runs all ops before those of the selected
+    assets, too: those of steps that are not selected clone what an earlier run has done.
+
+    Args:
+        flow: The flow.
+        job: Its job.
+        events: The names of the events that start it. Those assets that depend on no other depend on them.
+
+    Returns:
+        One definition of all of them; none if the translator gives no step an asset.
+    """
+    specs = asset_specs(flow, events)
+    if not specs:
+        return []
+    materialized = [step for step in flow.steps if step.name in assets_of(flow)]
+    check = finished_check(flow)
+    last = flow.steps[-1].op_name
+    outputs = {step.op_name: (step.materialized_by or step.op_name, ASSET_OUTPUT) for step in materialized}
+    if check is not None:
+        outputs[check.get_python_identifier()] = (last, FINISHED_OUTPUT)
+    return [
+        dg.AssetsDefinition(
+            node_def=_asset_graph(flow, job, outputs),
+            keys_by_output_name={step.op_name: assets_of(flow)[step.name].key for step in materialized},
+            check_specs_by_output_name={} if check is None else {check.get_python_identifier(): check},
+            specs=specs,
+            can_subset=True,
+            resource_defs=RESOURCES,
+        )
+    ]
+
+
+def _asset_graph(
+    flow: MetaflowFlow, job: dg.JobDefinition, outputs: Mapping[str, tuple[str, str]]
+) -> dg.GraphDefinition:
+    """The graph of the assets: that of the job with outputs, and with a start op whose parameters may be missing.
+
+    Args:
+        flow: The flow.
+        job: Its job.
+        outputs: For each output, the op and its output.
+    """
+    graph = job.graph
+    definitions = {definition.name: definition for definition in graph.node_defs}
+    without = {step.materialized_by for step in flow.steps if step.materialized_by and step.op_name not in outputs}
+    start = next(step for step in flow.steps if not step.upstream)
+    dependencies = {}
+    for invocation, inputs in graph.dependencies.items():
+        node = invocation.alias or invocation.name
+        if node in without:
+            del definitions[invocation.name]
+            continue
+        if node == start.op_name:
+            op = definitions.pop(invocation.name)
+            assert isinstance(op, dg.OpDefinition)
+            changed = _with_optional_parameters(op, flow)
+            definitions[changed.name] = changed
+            invocation = dg.NodeInvocation(changed.name, alias=node)
+        dependencies[invocation] = inputs
+    return dg.GraphDefinition(
+        name=job.name,
+        description=graph.description,
+        node_defs=list(definitions.values()),
+        dependencies=dependencies,
+        output_mappings=[
+            dg.OutputMapping(graph_output_name=name, mapped_node_name=node, mapped_node_output_name=output)
+            for name, (node, output) in outputs.items()
+        ],
+    )
+
+
+def _with_optional_parameters(op: dg.OpDefinition, flow: MetaflowFlow) -> dg.OpDefinition:
+    """The start op, as a run of assets has it: it may clone an earlier start, which needs no parameters."""
+    return dg.OpDefinition(
+        compute_fn=op.compute_fn,
+        name=f"{op.name}__assets",
+        description=op.description,
+        ins=op.ins,
+        outs=op.outs,
+        config_schema={parameter.name: parameter.field(is_optional=True) for parameter in flow.parameters},
+        required_resource_keys=op.required_resource_keys,
+        tags=op.tags,
+        retry_policy=op.retry_policy,
+        pool=op.pool,
+    )
