@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 PRELOADED_MODULES = ("dagster", "metaflow_pipes.runtime", "dagster._core.storage.sqlite_storage")
 
 
+@functools.cache
 def multiprocess(max_concurrent: int | None = None) -> dg.ExecutorDefinition:
     """Dagster's multiprocess executor, with processes that start fast: they are forked from one that has Dagster.
+
+    The same arguments give the same executor: `dg.Definitions.merge` takes several definitions only if they have one.
 
     Args:
         max_concurrent: How many ops run at the same time; None is Dagster's default, the number of CPUs. The

@@ -7,6 +7,7 @@ are made of. `tests/unit/test_executor_internals.py` pins what that is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import queue
@@ -52,11 +53,14 @@ POLL_SECONDS = 0.2
 LEAVE_SECONDS = 2
 
 
+@functools.cache
 def threads(max_concurrent: int | None = None, warm: WarmStart = "metaflow") -> dg.ExecutorDefinition:
     """An executor that runs ops in threads of the run's process.
 
     An op of Metaflow only waits for its step's process, and needs no process of its own for that. What a step's process
     prints goes to the compute log of its Dagster step.
+
+    The same arguments give the same executor: `dg.Definitions.merge` takes several definitions only if they have one.
 
     Args:
         max_concurrent: How many ops run at the same time; None is the number of CPUs (`available_cpus`). The run
