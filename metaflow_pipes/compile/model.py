@@ -66,6 +66,8 @@ class StepModel:
         retry_delay_seconds: The pause before each retry.
         timeout_seconds: The limit of `@timeout` for each attempt, or None.
         code_version: A digest of its source, or None if that is not at hand.
+        source_file: The absolute path of the file with its source, or None.
+        source_line: The line of its first decorator there, from 1, or None.
     """
 
     name: str
@@ -82,6 +84,8 @@ class StepModel:
     retry_delay_seconds: int = 0
     timeout_seconds: int | None = None
     code_version: str | None = None
+    source_file: str | None = None
+    source_line: int | None = None
 
     @property
     def is_recursive(self) -> bool:

@@ -216,6 +216,7 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
     for decorator in node.decorators:
         _refuse_remote(state.flow.name, name, decorator, node.decorators)
     user_code_retries, error_retries = _retries(state.flow.name, name, node.decorators)
+    code_version, source_file, source_line = _source(getattr(state.flow.__class__, name))
     return StepModel(
         name=name,
         is_join=node.type == "join",
@@ -230,15 +231,21 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
         error_retries=error_retries,
         retry_delay_seconds=_retry_delay_seconds(state.flow.name, name, node.decorators),
         timeout_seconds=next((d.secs for d in node.decorators if isinstance(d, TimeoutDecorator)), None),
-        code_version=_code_version(getattr(state.flow.__class__, name)),
+        code_version=code_version,
+        source_file=source_file,
+        source_line=source_line,
     )
 
 
-def _code_version(step: Any) -> str | None:
+def _source(step: Any) -> tuple[str | None, str | None, int | None]:
+    """A digest of a step's source, its file and its first line; None of each if the source is not at hand."""
     try:
-        return hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:CODE_VERSION_LENGTH]
-    except OSError:
-        return None
+        lines, first_line = inspect.getsourcelines(step)
+        file = inspect.getsourcefile(inspect.unwrap(step))
+    except (OSError, TypeError):
+        return None, None, None
+    code_version = hashlib.sha256("".join(lines).encode()).hexdigest()[:CODE_VERSION_LENGTH]
+    return code_version, None if file is None else os.path.abspath(file), first_line
 
 
 def _step_kind(node: Any) -> Any:

@@ -44,6 +44,7 @@ def render(job: JobModel, definitions_file: Path) -> str:
         flow=job.flow,
         compiled_by=current_version(),
         options=job.options,
+        folder=folder,
         imports=_imports(job),
         definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
         flow_file=_relative(job.flow.file, folder),
@@ -104,9 +105,10 @@ def _parameter(parameter: ParameterModel) -> str:
     return f"MetaflowParameter({', '.join(arguments)})"
 
 
-def _step(op: OpModel) -> str:
+def _step(op: OpModel, job: JobModel, folder: Path) -> str:
     """A step of `MetaflowFlow.steps`."""
     step = op.step
+    is_elsewhere = step.source_file is not None and step.source_file != job.flow.file
     arguments = [literal(step.name)]
     if step.in_steps:
         arguments.append(literal([*step.in_steps, *([step.name] if step.is_recursive else [])]))
@@ -115,6 +117,8 @@ def _step(op: OpModel) -> str:
         ("collected_by", op.collected_by),
         ("items_of", op.items_of),
         ("code_version", step.code_version),
+        ("file", _near(job, step.source_file, folder) if is_elsewhere and step.source_file else None),
+        ("line", step.source_line),
         ("description", step.description or None),
         ("pool", op.pool),
         ("materialized_by", op.materialized_by),
@@ -140,6 +144,8 @@ def _imports(job: JobModel) -> str:
     }
     if job.flow.parameters:
         names.add("MetaflowParameter")
+    if job.translator is not None:
+        names.add("partitions_def_of")
     if job.executor.imported is None and not job.executor.expression.startswith("dg."):
         names.add(job.executor.expression.partition("(")[0])
     ordered = sorted(names, key=lambda name: (name.islower(), not name.isupper(), name))
@@ -230,7 +236,10 @@ def _job(job: JobModel) -> str:
     """The job of the graph."""
     tags = f"tags={literal(job.tags, indent=4, prefix=5)}"
     name = f"name={_flat(job.name)}"
-    return _call(f"{job.function}.to_job", [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"], indent=0)
+    arguments = [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"]
+    if job.translator is not None:
+        arguments.append("partitions_def=partitions_def_of(FLOW)")
+    return _call(f"{job.function}.to_job", arguments, indent=0)
 
 
 def _helper(helper: HelperModel, job: JobModel) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.file_format import CompilerVersion, installed_version
 from metaflow_pipes.runtime.asset_graph import flow_assets
-from metaflow_pipes.runtime.assets.specs import asset_specs
+from metaflow_pipes.runtime.assets.specs import asset_specs, partitions_def_of
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 from metaflow_pipes.runtime.automation.events import trigger_sensor
 from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
@@ -47,6 +47,7 @@ __all__ = [
     "gather",
     "multiprocess",
     "notification_sensor",
+    "partitions_def_of",
     "regroup",
     "route",
     "run_foreach_step",

@@ -132,8 +132,18 @@ class MetaflowFlow:
         return staleness(self.name, self.path, self.fingerprint, self.definitions_file, Path(self.folder))
 
     def pool(self, step: str) -> str | None:
-        """The Dagster pool of a step's op, by its name; None if it has none."""
-        return self[step].pool if self.translator is None else self.translator.get_pool(self, self[step])
+        """The Dagster pool of a step's op, by its name; None if it has none.
+
+        Raises:
+            dagster.DagsterInvalidDefinitionError: The translator and `create --pool` say different pools.
+        """
+        from metaflow_pipes.runtime.assets.translator import said_once
+
+        given = self[step].pool
+        if self.translator is None:
+            return given
+        said = self.translator.get_pool(self, self[step])
+        return said_once(self, self[step], method="get_pool", said=said, option="--pool", given=given)
 
     def config_schema(self) -> dict[str, dg.Field]:
         """The run config of the start op: a field for each parameter."""

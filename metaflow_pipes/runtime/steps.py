@@ -21,6 +21,9 @@ class MetaflowStep:
         items_of: The foreach step whose items it takes, if it takes all of them; else None.
         description: The docstring.
         code_version: A digest of its source.
+        file: The path of the file with its source, if that is not the flow's: relative to the definitions file's
+            folder or absolute.
+        line: The line where its source begins, from 1; None in files of formats 1 and 2.
         pool: The Dagster pool that `create --pool` gives it, or None.
         materialized_by: The op that materializes its asset, if that is not its own: of a step in a foreach, the one
             that collects its tasks.
@@ -35,6 +38,8 @@ class MetaflowStep:
     items_of: str | None = None
     pool: str | None = None
     materialized_by: str | None = None
+    file: str | None = None
+    line: int | None = None
 
     @property
     def op_name(self) -> str:

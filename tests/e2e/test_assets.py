@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import dagster as dg
 import pytest
 from support import Project, execute, job_of, load, materialization, persistent
@@ -185,6 +187,11 @@ def test_translator_decides_what_assets_are(project, monkeypatch):
     assert (end.group_name, end.owners, end.kinds) == ("shop", ["team:shop"], {"metaflow"})
     assert end.tags["domain"] == "sales"
     assert end.metadata["wiki"] == "pages/shop"
+    assert end.automation_condition == dg.AutomationCondition.eager()
+    assert specs["start"].automation_condition is None
+    assert end.freshness_policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24))
+    (code,) = end.metadata["dagster/code_references"].code_references
+    assert (code.file_path, code.line_number) == (str(flows.folder / "flow.py"), 13)
     assert result.success
     assert _materialized(result) == ["end", "start"]
     assert materialization(result, "start").asset_key == specs["start"].key

@@ -1,5 +1,9 @@
 """Translators that users could write."""
 
+from datetime import timedelta
+
+import dagster as dg
+
 from metaflow_pipes.runtime import DagsterMetaflowTranslator
 
 
@@ -24,6 +28,12 @@ class ShopTranslator(DagsterMetaflowTranslator):
 
     def get_metadata(self, flow, step):
         return {**super().get_metadata(flow, step), "wiki": "pages/shop"}
+
+    def get_automation_condition(self, flow, step):
+        return dg.AutomationCondition.eager() if step.name == "end" else None
+
+    def get_freshness_policy(self, flow, step):
+        return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24))
 
 
 NO_CLASS = "text"

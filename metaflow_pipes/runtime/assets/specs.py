@@ -33,6 +33,15 @@ def asset_specs(flow: MetaflowFlow, events: Sequence[str] = ()) -> list[dg.Asset
     return [spec if spec.deps or not keys else spec.replace_attributes(deps=keys) for spec in specs]
 
 
+def partitions_def_of(flow: MetaflowFlow) -> dg.PartitionsDefinition | None:
+    """The partitions of a flow's assets, which its job has, too; None if they have none.
+
+    Raises:
+        dagster.DagsterInvalidDefinitionError: Its steps have different ones.
+    """
+    return next((spec.partitions_def for spec in assets_of(flow).values()), None)
+
+
 def asset_key_of(flow: MetaflowFlow, step: str) -> dg.AssetKey:
     """The key that a step's task reports its metadata for, also where the step has no asset."""
     assets = assets_of(flow)
@@ -63,4 +72,22 @@ def _lineage(flow: MetaflowFlow) -> tuple[Mapping[str, dg.AssetSpec], Mapping[st
         if translator.includes(flow, step):
             specs[step.name] = translator.get_asset_spec(flow, step, before)
         reached[step.name] = [specs[step.name].key] if step.name in specs else before
+    _check_partitions(flow, specs)
     return specs, upstream
+
+
+def _check_partitions(flow: MetaflowFlow, specs: Mapping[str, dg.AssetSpec]) -> None:
+    """Refuse steps whose assets have different partitions, or some none: one run makes them all.
+
+    Raises:
+        dagster.DagsterInvalidDefinitionError: They have.
+    """
+    for step, spec in specs.items():
+        first, other = next(iter(specs.items()))
+        if spec.partitions_def != other.partitions_def:
+            raise dg.DagsterInvalidDefinitionError(
+                f"The translator {type(flow.translator).__name__} gives the steps of flow {flow.name} different "
+                f"partitions: {first} has {other.partitions_def or 'none'}, and {step} has "
+                f"{spec.partitions_def or 'none'}. A run of the flow makes the assets of all steps, for one partition: "
+                "let get_partitions_def return the same for each step."
+            )

@@ -1,11 +1,13 @@
-"""The translator: says how the steps of a flow become Dagster assets, one method for each part, and their pools."""
+"""The translator: says how the steps of a flow become Dagster assets, a method for each part, and their pools."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
+
+from metaflow_pipes.locations import beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,13 +16,18 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.steps import MetaflowStep
 
+T = TypeVar("T")
+# The metadata by which Dagster knows an asset's code references.
+CODE_REFERENCES = "dagster/code_references"
+
 
 class DagsterMetaflowTranslator:
     """Says how the steps of a flow become Dagster assets.
 
     Override a method to change what it says, and give the class to the compiler by its import path:
     `python flow.py dagster create --translator package.module:ShopTranslator`. It is made without arguments, when
-    Dagster loads the definitions file.
+    Dagster loads the definitions file. Options of `create` say some of this as well; what both say of one step, and
+    not the same, is an error.
 
     Example:
         ```python
@@ -72,8 +79,65 @@ class DagsterMetaflowTranslator:
         return []
 
     def get_pool(self, flow: MetaflowFlow, step: MetaflowStep) -> str | None:  # noqa: ARG002
-        """The Dagster pool of the step's op, whose limit holds for its tasks in all runs: that of `create --pool`."""
+        """The Dagster pool of the step's op, whose limit holds for its tasks in all runs: that of `create --pool`.
+
+        Example:
+            ```python
+            def get_pool(self, flow, step):
+                return "gpu" if step.name == "train" else super().get_pool(flow, step)
+            ```
+        """
         return step.pool
+
+    def get_partitions_def(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.PartitionsDefinition | None:  # noqa: ARG002
+        """The partitions of the asset, and of the flow's job: none.
+
+        A run of the flow makes all of its assets, so they have the same partitions: say it of each step.
+
+        Example:
+            ```python
+            def get_partitions_def(self, flow, step):
+                return dg.DailyPartitionsDefinition(start_date="2026-01-01")
+            ```
+        """
+        return None
+
+    def get_automation_condition(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AutomationCondition | None:  # noqa: ARG002
+        """When Dagster materializes the asset by itself: never.
+
+        Example:
+            ```python
+            def get_automation_condition(self, flow, step):
+                return dg.AutomationCondition.eager()
+            ```
+        """
+        return None
+
+    def get_freshness_policy(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.FreshnessPolicy | None:  # noqa: ARG002
+        """How old the asset may become before Dagster shows it as overdue: as old as it gets.
+
+        Example:
+            ```python
+            def get_freshness_policy(self, flow, step):
+                return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24)) if step.name == "end" else None
+            ```
+        """
+        return None
+
+    def get_code_references(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.CodeReferencesMetadataValue | None:
+        """The places of the asset's code, which Dagster's UI opens: the line where the step's source begins.
+
+        Example:
+            ```python
+            def get_code_references(self, flow, step):
+                url = f"https://git.example.com/shop/flows/blob/main/{flow.path.name}#L{step.line}"
+                return dg.CodeReferencesMetadataValue(code_references=[dg.UrlCodeReference(url=url)])
+            ```
+        """
+        file = flow.path if step.file is None else beside(flow.definitions_file, step.file)
+        # their constructors warn each time that the classes are in beta
+        reference = dg.LocalFileCodeReference.model_construct(file_path=str(file), line_number=step.line)
+        return dg.CodeReferencesMetadataValue.model_construct(code_references=[reference])
 
     def get_metadata(self, flow: MetaflowFlow, step: MetaflowStep) -> Mapping[str, object]:
         """The asset's definition metadata: flow, step and flow file."""
@@ -91,14 +155,45 @@ class DagsterMetaflowTranslator:
             step: The step.
             upstream: The assets that it depends on.
         """
+        references = self.get_code_references(flow, step)
         return dg.AssetSpec(
             key=self.get_asset_key(flow, step),
             deps=upstream,
             description=self.get_description(flow, step),
-            metadata=self.get_metadata(flow, step),
+            metadata={
+                **({} if references is None else {CODE_REFERENCES: references}),
+                **self.get_metadata(flow, step),
+            },
             group_name=self.get_group_name(flow, step),
             code_version=self.get_code_version(flow, step),
             owners=self.get_owners(flow, step),
             tags=self.get_tags(flow, step),
             kinds=set(self.get_kinds(flow, step)),
+            partitions_def=self.get_partitions_def(flow, step),
+            automation_condition=self.get_automation_condition(flow, step),
+            freshness_policy=self.get_freshness_policy(flow, step),
         )
+
+
+def said_once(
+    flow: MetaflowFlow, step: MetaflowStep, *, method: str, said: T | None, option: str, given: T | None
+) -> T | None:
+    """What the translator or the command line says of a step; None if neither says anything.
+
+    Args:
+        flow: The flow.
+        step: The step.
+        method: The name of the translator's method.
+        said: What it says.
+        option: The option of `create` that says the same, as on the command line.
+        given: What the command line says.
+
+    Raises:
+        dagster.DagsterInvalidDefinitionError: Both say something, and not the same.
+    """
+    if said is None or given is None or said == given:
+        return given if said is None else said
+    raise dg.DagsterInvalidDefinitionError(
+        f"Step {step.name} of flow {flow.name}: {method} of the translator {type(flow.translator).__name__} says "
+        f"{said!r}, and the option {option} of `dagster create` says {given!r}. Leave one of them out."
+    )

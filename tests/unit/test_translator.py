@@ -1,0 +1,93 @@
+"""The translator: what it says of assets, alone and beside the options of `create`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from metaflow_pipes.runtime import (
+    DagsterMetaflowTranslator,
+    MetaflowFlow,
+    MetaflowStep,
+    asset_specs,
+    partitions_def_of,
+)
+
+DAILY = dg.DailyPartitionsDefinition(start_date="2026-01-01")
+
+
+class Daily(DagsterMetaflowTranslator):
+    def get_partitions_def(self, flow, step):
+        return DAILY
+
+
+class PartlyDaily(DagsterMetaflowTranslator):
+    def get_partitions_def(self, flow, step):
+        return DAILY if step.name == "end" else None
+
+
+class Pooled(DagsterMetaflowTranslator):
+    def get_pool(self, flow, step):
+        return "gpu" if step.name == "end" else None
+
+
+@pytest.fixture
+def flow(tmp_path) -> MetaflowFlow:
+    (tmp_path / "flow.py").write_text("")
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    return MetaflowFlow(
+        name="SomeFlow",
+        file="flow.py",
+        definitions_file=str(tmp_path / "defs.py"),
+        working_directory=".",
+        fingerprint=f"sha256:{digest}",
+        top_level_args=[],
+        datastore="local",
+        datastore_root=".metaflow",
+        user="ann",
+        steps=[MetaflowStep("start", line=7), MetaflowStep("end", ["start"], file="../base.py", line=3)],
+    )
+
+
+def test_code_references_lead_to_the_steps_source(flow, tmp_path):
+    places = [
+        (reference.file_path, reference.line_number)
+        for spec in asset_specs(flow)
+        for reference in spec.metadata["dagster/code_references"].code_references
+    ]
+    assert places == [(str(tmp_path / "flow.py"), 7), (str(tmp_path.parent / "base.py"), 3)]
+
+
+def test_partitions_are_those_of_all_steps(flow):
+    assert partitions_def_of(flow) is None
+    daily = replace(flow, translator=Daily())
+    assert partitions_def_of(daily) == DAILY
+    assert [spec.partitions_def for spec in asset_specs(daily)] == [DAILY, DAILY]
+
+
+def test_partitions_of_some_steps_are_refused(flow):
+    with pytest.raises(dg.DagsterInvalidDefinitionError) as refused:
+        asset_specs(replace(flow, translator=PartlyDaily()))
+    assert (
+        "The translator PartlyDaily gives the steps of flow SomeFlow different partitions: start has none, and end"
+        in (str(refused.value))
+    )
+
+
+@pytest.mark.parametrize("option", [None, "gpu", "io"])
+def test_option_and_translator_must_say_the_same(flow, option):
+    start, end = flow.steps
+    pooled = replace(flow, translator=Pooled(), steps=[replace(start, pool="io"), replace(end, pool=option)])
+    # where the translator says nothing, the option does
+    assert pooled.pool("start") == "io"
+    if option != "io":
+        assert pooled.pool("end") == "gpu"
+        return
+    with pytest.raises(dg.DagsterInvalidDefinitionError) as refused:
+        pooled.pool("end")
+    assert str(refused.value) == (
+        "Step end of flow SomeFlow: get_pool of the translator Pooled says 'gpu', and the option --pool of "
+        "`dagster create` says 'io'. Leave one of them out."
+    )
