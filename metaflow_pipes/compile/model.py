@@ -419,7 +419,7 @@ class JobModel:
 
     Attributes:
         name: The job's name in Dagster.
-        function: The name of the job's function in the generated file.
+        function: The job's variable in the generated file.
         flow: The flow that it runs.
         options: What the user asked for.
         ops: The ops of the steps, each after those whose outputs it takes.

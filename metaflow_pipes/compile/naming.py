@@ -37,7 +37,7 @@ RESERVED_NAMES = frozenset(
 
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
-    {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "RESOURCES"}
+    {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "RESOURCES", "graph"}
     | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
     | {"custom_executor", "custom_translator", "multiprocess", "threads"}
     | {"exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
@@ -78,7 +78,7 @@ def job_name(flow: str, deployment_name: str, name: str | None, *, is_project: b
 
 
 def is_free_identifier(name: str) -> bool:
-    """Whether a name can be that of the job's function: an identifier that the generated file does not use itself."""
+    """Whether a name can be that of the job's variable: an identifier that the generated file does not use itself."""
     is_taken = name in MODULE_NAMES or name.startswith(("op_", "collect_", "fan_out_", "gather_", "regroup_", "route_"))
     return name.isidentifier() and not is_taken
 

@@ -224,7 +224,7 @@ def _retry_policy(op: OpModel) -> str:
 
 
 def _graph(job: JobModel) -> str:
-    """The `@dg.graph` of the job's function."""
+    """The `@dg.graph` of the job."""
     # Dagster wants another name than that of the graph that is made of it for the assets
     arguments = [f"name={_flat(f'{job.name}__job')}"]
     if job.flow.description:
@@ -239,18 +239,19 @@ def _job(job: JobModel) -> str:
     arguments = [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"]
     if job.translator is not None:
         arguments.append("partitions_def=partitions_def_of(FLOW)")
-    return _call(f"{job.function}.to_job", arguments, indent=0)
+    return _call(f"{job.function} = JOB = graph.to_job", arguments, indent=0)
 
 
 def _helper(helper: HelperModel, job: JobModel) -> str:
     """The definition of a helper op."""
     arguments = [_flat(definition_name(job.name, helper.name))]
-    if helper.step is not None:
-        arguments += ["FLOW", _flat(helper.step)]
-    if helper.depth is not None:
-        arguments.append(f"depth={helper.depth}")
     if helper.outputs:
         arguments.append(literal(helper.outputs, indent=4))
+    if helper.depth is not None:
+        arguments.append(f"depth={helper.depth}")
+    arguments.append("flow=FLOW")
+    if helper.step is not None:
+        arguments.append(f"step={_flat(helper.step)}")
     return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
 
 

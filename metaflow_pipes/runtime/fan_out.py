@@ -11,27 +11,36 @@ from metaflow_pipes.runtime.flow import MetaflowFlow
 from metaflow_pipes.runtime.outs import asset_out
 from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_path, parse_way, tasks_of
 
-_OUT = dg.Out(str, io_manager_key=IO_RESOURCE)
-_DYNAMIC_OUT = dg.DynamicOut(str, io_manager_key=IO_RESOURCE)
 # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
 _helper_op = functools.partial(dg.op, config_schema={})
 
 
-def gather(name: str) -> dg.OpDefinition:
+def _io_manager_key(flow: MetaflowFlow | None) -> str | None:
+    """The resource that hands on what a helper op puts out.
+
+    Args:
+        flow: The flow; None in definitions files of formats 1 and 2, whose jobs have Dagster's own IO manager alone.
+    """
+    return None if flow is None else IO_RESOURCE
+
+
+def gather(name: str, *, flow: MetaflowFlow | None = None) -> dg.OpDefinition:
     """An op that passes the tasks of one mapped step on as one string.
 
     Args:
         name: The op's name.
+        flow: The flow, since format 3.
     """
+    out = dg.Out(str, io_manager_key=_io_manager_key(flow))
 
-    @_helper_op(name=name, description="Collects the tasks of a mapped step.", out=_OUT)
+    @_helper_op(name=name, description="Collects the tasks of a mapped step.", out=out)
     def gather_tasks(upstream: list[str]) -> str:
         return ";".join(in_order(upstream))
 
     return gather_tasks
 
 
-def collect(name: str, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
+def collect(name: str, *, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
     """An op that materializes the asset of a mapped step when all of its tasks are done.
 
     Args:
@@ -49,14 +58,16 @@ def collect(name: str, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
     return collect_tasks
 
 
-def fan_out(name: str) -> dg.OpDefinition:
+def fan_out(name: str, *, flow: MetaflowFlow | None = None) -> dg.OpDefinition:
     """An op that emits the items of the foreach splits of a mapped step, under the mapping keys `outer_inner`.
 
     Args:
         name: The op's name.
+        flow: The flow, since format 3.
     """
+    out = dg.DynamicOut(str, io_manager_key=_io_manager_key(flow))
 
-    @_helper_op(name=name, description="Emits the items of a foreach within a foreach.", out=_DYNAMIC_OUT)
+    @_helper_op(name=name, description="Emits the items of a foreach within a foreach.", out=out)
     def fan_out_items(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         for split in in_order(upstream):
             for item, index in items_of(split):
@@ -65,15 +76,17 @@ def fan_out(name: str) -> dg.OpDefinition:
     return fan_out_items
 
 
-def regroup(name: str, depth: int) -> dg.OpDefinition:
+def regroup(name: str, depth: int, *, flow: MetaflowFlow | None = None) -> dg.OpDefinition:
     """An op that emits the tasks of mapped steps again, together those of the same outer items.
 
     Args:
         name: The op's name.
         depth: How many indices tell the outer items.
+        flow: The flow, since format 3.
     """
+    out = dg.DynamicOut(str, io_manager_key=_io_manager_key(flow))
 
-    @_helper_op(name=name, description="Brings the tasks of the same foreach items together.", out=_DYNAMIC_OUT)
+    @_helper_op(name=name, description="Brings the tasks of the same foreach items together.", out=out)
     def regroup_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
         groups: dict[tuple[int, ...], list[str]] = {}
         for unit in in_order(upstream):
@@ -84,14 +97,15 @@ def regroup(name: str, depth: int) -> dg.OpDefinition:
     return regroup_tasks
 
 
-def route(name: str, outputs: Mapping[str, str]) -> dg.OpDefinition:
+def route(name: str, outputs: Mapping[str, str], *, flow: MetaflowFlow | None = None) -> dg.OpDefinition:
     """An op that emits the tasks of a mapped switch again, under the output of the step that each goes on to.
 
     Args:
         name: The op's name.
         outputs: For each step that the switch can go on to, the name of the output.
+        flow: The flow, since format 3.
     """
-    outs = dict.fromkeys(outputs.values(), _DYNAMIC_OUT)
+    outs = dict.fromkeys(outputs.values(), dg.DynamicOut(str, io_manager_key=_io_manager_key(flow)))
 
     @_helper_op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
     def route_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:

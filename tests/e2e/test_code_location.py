@@ -152,7 +152,7 @@ def test_jobs_of_one_location_run_under_their_own_step_keys(location, merged, jo
     result = merged.defs.resolve_job_def(job).execute_in_process(run_id=str(uuid.uuid4()))
     assert result.success
     done = [event.step_key for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_SUCCESS]
-    assert sorted(done) == ["end", "join", "start", "work[0]", "work[1]"]
+    assert sorted(done) == ["collect_work", "end", "join", "start", "work[0]", "work[1]"]
     assert {event.asset_key.path[0] for event in result.get_asset_materialization_events()} == {job}
     assert flows.run_of(result).data.result == [1, 4]
 

@@ -10,6 +10,7 @@ from support import Project, load
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.file_format import FORMAT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ def definitions(project) -> Path:
 
 
 def _of_later_format(definitions: Path) -> None:
-    ours, later = f'CompilerVersion("{INSTALLED}", format=2)', 'CompilerVersion("9.8.7", format=99)'
+    ours, later = f'CompilerVersion("{INSTALLED}", format={FORMAT})', 'CompilerVersion("9.8.7", format=99)'
     text = definitions.read_text()
     assert text.count(ours) == 1
     # such a file can hold what today's classes do not take

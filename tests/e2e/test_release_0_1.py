@@ -1,7 +1,7 @@
-"""Definitions files that release 0.1 wrote: they load, run, and give the same as ever.
+"""Definitions files that earlier releases wrote: they load, run, and give the same as ever.
 
-`tests/generated_0_1` holds them as that release wrote them, beside the flows that they were compiled from. They are
-never compiled again.
+`tests/generated_0_1` holds them as release 0.1 wrote them, beside the flows that they were compiled from, and
+`tests/generated_format_2` holds one of the last version before format 3. They are never compiled again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("release_0_1")
 
-GENERATED = Path(__file__).parent.parent / "generated_0_1"
+TESTS = Path(__file__).parent.parent
+NESTED_STEPS = {"start", "outer", "side", "big", "small", "weighed", "fan", "inner", "inner_join", "meet"}
+NESTED_STEPS |= {"outer_join", "end"}
 PARAMETERS = {"linear_dagster.py": {"alpha": 2.0, "columns": ["a", "b"], "rows": None}}
 
 
@@ -30,7 +32,8 @@ PARAMETERS = {"linear_dagster.py": {"alpha": 2.0, "columns": ["a", "b"], "rows":
 def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project with the flows and the definitions files."""
     folder = tmp_path_factory.mktemp("release_0_1") / "project"
-    shutil.copytree(GENERATED, folder)
+    for generated in ("generated_0_1", "generated_format_2"):
+        shutil.copytree(TESTS / generated, folder, dirs_exist_ok=True)
     (folder / ".metaflow").mkdir()
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.syspath_prepend(str(folder))
@@ -48,6 +51,7 @@ def run_once(released: Project) -> Callable[[str], dg.ExecuteInProcessResult]:
     [
         ("linear_dagster.py", (4.0, ("4", "eu"), "test.frozen", ["a", "b"], None)),
         ("nested_dagster.py", [([0], 1), ([0, 1], 10)]),
+        ("nested_format_2_dagster.py", [([0], 1), ([0, 1], 10)]),
         ("loops_dagster.py", [("stopped", 1), ("otherwise", 2)]),
         ("gang_dagster.py", [0, 1]),
     ],
@@ -58,8 +62,9 @@ def test_run_gives_the_artifacts_of_its_release(released, run_once, file, expect
     assert released.run_of(result).data.result == expected
 
 
-def test_step_keys_are_those_of_the_release(run_once):
-    events = run_once("nested_dagster.py").all_events
+@pytest.mark.parametrize("file", ["nested_dagster.py", "nested_format_2_dagster.py"])
+def test_step_keys_are_those_of_the_release(run_once, file):
+    events = run_once(file).all_events
     keys = {event.step_key for event in events if event.event_type == dg.DagsterEventType.STEP_SUCCESS}
     assert {"start", "outer[1]", "fan_out_inner", "inner[1_0]", "route_side", "big[1]", "regroup_meet", "end"} <= keys
 
@@ -77,6 +82,7 @@ def test_ops_and_iterations_are_retried(released, run_once):
     [
         ("linear_dagster.py", ("shop", "shop.test.frozen.LinearFlow"), {"flaky", "type", "join", "end"}),
         ("gang_dagster.py", ("GangFlow",), {"start", "train", "join", "end"}),
+        ("nested_format_2_dagster.py", ("nightly",), NESTED_STEPS),
     ],
 )
 def test_assets_keep_their_keys(run_once, file, prefix, steps):
