@@ -98,12 +98,14 @@ class RunValues:
             found = self._of_run(run_id).get(output)
         if found is not None:
             return found
-        for other, text in _texts_in_log(instance, run_id):
+        for page in _pages_of_log(instance, run_id):
             with self._lock:
-                # a later attempt of an op comes first here
-                self._of_run(run_id).setdefault(other, text)
-            if other == output:
-                return text
+                texts = self._of_run(run_id)
+                for other, text in page:
+                    # a later attempt of an op comes first here
+                    texts.setdefault(other, text)
+                if output in texts:
+                    return texts[output]
         raise dg.Failure(
             f"The event log of Dagster run {run_id} does not have the value of output {output.name} of step "
             f"{output.step_key}: it was deleted, or stored in another way by another version of metaflow-pipes. Go on "
@@ -119,23 +121,28 @@ class RunValues:
         return texts
 
 
-def _texts_in_log(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[Output, str]]:
-    """The outputs of a run, the newest first, each with its text."""
+def _pages_of_log(instance: dg.DagsterInstance, run_id: str) -> Iterator[list[tuple[Output, str]]]:
+    """The outputs of a run, the newest first, each with its text, in the pages in which they are read."""
     cursor: str | None = None
     while True:
         page = instance.get_records_for_run(
             run_id, cursor, of_type=dg.DagsterEventType.HANDLED_OUTPUT, limit=PAGE, ascending=False
         )
-        for record in page.records:
-            event = record.event_log_entry.dagster_event
-            if event is None or event.step_key is None:
-                continue
-            data: Any = event.event_specific_data
-            text, compressed = (_text_in(data.metadata, name) for name in (VALUE, COMPRESSED_VALUE))
-            if compressed is not None:
-                text = zlib.decompress(base64.b85decode(compressed)).decode()
-            if text is not None:
-                yield Output(event.step_key, data.output_name, _text_in(data.metadata, MAPPING_KEY)), text
+        yield [found for record in page.records if (found := _output_in(record.event_log_entry)) is not None]
         if not page.has_more:
             return
         cursor = page.cursor
+
+
+def _output_in(entry: dg.EventLogEntry) -> tuple[Output, str] | None:
+    """The output and the text that an event tells of; None if it is the output of an asset."""
+    event = entry.dagster_event
+    if event is None or event.step_key is None:
+        return None
+    data: Any = event.event_specific_data
+    text, compressed = (_text_in(data.metadata, name) for name in (VALUE, COMPRESSED_VALUE))
+    if compressed is not None:
+        text = zlib.decompress(base64.b85decode(compressed)).decode()
+    if text is None:
+        return None
+    return Output(event.step_key, data.output_name, _text_in(data.metadata, MAPPING_KEY)), text

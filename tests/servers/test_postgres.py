@@ -16,6 +16,7 @@ from ended_runs import Ticks, notes, run_job
 from servers.postgres import Postgres, running_postgres
 from support import Project, persistent
 
+from metaflow_pipes.io.values import Output, RunValues
 from metaflow_pipes.runtime import threads
 from metaflow_pipes.runtime.automation import background
 
@@ -83,7 +84,11 @@ def test_flow_with_a_foreach_runs_and_its_events_are_all_there(project, postgres
     records = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS).records
     done = {record.event_log_entry.step_key for record in records}
     assert done >= {"start", *(f"work[{index}]" for index in range(5)), "end"}
-    assert flows.metaflow_run("PrintingFlow", f"dagster-{result.run_id}").successful
+    run_id = f"dagster-{result.run_id}"
+    assert flows.metaflow_run("PrintingFlow", run_id).successful
+    # what the ops hand on is there for other processes
+    assert RunValues().load(instance, result.run_id, Output("work[3]", "result")) == f"{run_id}/work/work-3"
+    assert f"{run_id}/start/start" in RunValues().load(instance, result.run_id, Output("start", "result", "0"))
     assert postgres.open_count() == 0
 
 
