@@ -81,8 +81,8 @@ def _asset_graph(
             invocation = dg.NodeInvocation(changed.name, alias=node)
         dependencies[invocation] = inputs
     return dg.GraphDefinition(
+        # without a description: Dagster would give it to each asset that has none of its own
         name=job.name,
-        description=graph.description,
         node_defs=list(definitions.values()),
         dependencies=dependencies,
         output_mappings=[
