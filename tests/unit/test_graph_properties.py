@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,10 +29,8 @@ from metaflow_pipes.runtime import MetaflowPipesClient
 from step_wrapper import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    import dagster as dg
 
 # From here on, a flow gets no more elements than it needs.
 MANY_STEPS = 10
@@ -280,7 +279,23 @@ class StubClient(MetaflowPipesClient):
 
 
 @pytest.fixture(scope="module")
-def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int], None]:
+def instance() -> Iterator[dg.DagsterInstance]:
+    """An instance for all runs, which keeps none of the events but those that a run of a flow asks for."""
+    kinds = dg.DagsterEventType
+    kept = {kinds.STEP_START, kinds.STEP_SUCCESS, kinds.ASSET_MATERIALIZATION}
+    with dg.DagsterInstance.ephemeral() as instance:
+        store = instance.event_log_storage.store_event
+
+        def store_some(event: dg.EventLogEntry) -> None:
+            if event.dagster_event is not None and event.dagster_event.event_type in kept:
+                store(event)
+
+        instance.event_log_storage.store_event = store_some
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstance) -> Callable[[Elements, int], None]:
     """Compiles and runs a flow, and compares what ran with what Metaflow would run."""
     folder: Path = tmp_path_factory.mktemp("graphs")
     (folder / "flow.py").write_bytes(b"")
@@ -300,6 +315,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Elements, int],
         interpreter.run(flow, "parameters")
         client = StubClient(interpreter.tasks)
         result = job_of(definitions).execute_in_process(
+            instance=instance,
             resources={"metaflow_pipes": client},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
