@@ -45,6 +45,18 @@ class Launch(wire.Request):
         """The task that holds the parameters of a new run, `run_id/_parameters/task_id`."""
         return self.input_paths[0]
 
+    def resuming(self, origin_run_id: str) -> Launch:
+        """The attempt, now that it is known which run it resumes.
+
+        Args:
+            origin_run_id: The Metaflow run.
+        """
+        assert self.resumption is not None
+        return self._replace(
+            resumption=self.resumption._replace(origin_run_id=origin_run_id),
+            command=[*self.command, f"--clone-run-id={origin_run_id}"],
+        )
+
     def _values(self, option: str) -> list[str]:
         return [argument.partition("=")[2] for argument in self.command if argument.startswith(f"{option}=")]
 

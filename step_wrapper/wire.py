@@ -87,20 +87,35 @@ class OtherVersionError(Exception):
         )
 
 
+class Search(NamedTuple):
+    """Which run a run of selected steps clones the others from: the newest one in which they are done.
+
+    Attributes:
+        tags: Metaflow tags and system tags that it has.
+        upstream: For each step that the run runs or clones, in the flow's order, the steps that it takes.
+    """
+
+    tags: list[str]
+    upstream: dict[str, list[str]]
+
+
 class Resumption(NamedTuple):
     """How a run resumes another.
 
     Attributes:
-        origin_run_id: The Metaflow run that is resumed.
+        origin_run_id: The Metaflow run that is resumed; empty as long as it is to be searched for.
         steps_to_clone: The steps whose tasks are cloned if they are done in the origin.
         overridden_parameters: The parameters, by their names, that do not keep the origin's value.
         may_clone: Whether tasks are cloned at all: not in a re-execution that runs steps again on purpose.
+        search: How the origin of a run of selected steps is found, whose other steps must not run; None if the origin
+            is given, and steps that it has not done run.
     """
 
     origin_run_id: str
     steps_to_clone: list[str]
     overridden_parameters: list[str]
     may_clone: bool
+    search: Search | None = None
 
 
 class Request(NamedTuple):
@@ -164,6 +179,8 @@ class Request(NamedTuple):
     def as_extras(self) -> dict[str, Any]:
         """The Pipes extras that hold the request."""
         resumption = None if self.resumption is None else self.resumption._asdict()
+        if self.resumption is not None and self.resumption.search is not None:
+            resumption = {**self.resumption._asdict(), "search": self.resumption.search._asdict()}
         configs = {name: _typed(value) for name, value in self.configs.items()}
         return {REQUEST: {"version": VERSION, **self._asdict(), "resumption": resumption, "configs": configs}}
 
@@ -182,7 +199,9 @@ class Request(NamedTuple):
         if version != VERSION:
             raise OtherVersionError(version)
         if values["resumption"] is not None:
-            values["resumption"] = Resumption(**values["resumption"])
+            resumption = Resumption(**values["resumption"])
+            search: Any = resumption.search
+            values["resumption"] = resumption._replace(search=None if search is None else Search(**search))
         values["configs"] = {name: _untyped(value) for name, value in values["configs"].items()}
         return values
 

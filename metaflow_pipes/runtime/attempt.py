@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, RUN_ID_TAG, USER_TAG
 from metaflow_pipes.run_options import shown_tags
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
@@ -35,6 +35,7 @@ from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, pars
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
 from metaflow_pipes.runtime.run_options import run_options_of
+from metaflow_pipes.runtime.selection import selection_of
 from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
 from step_wrapper.wire import Request
 
@@ -161,7 +162,9 @@ class _Attempt:
         command = self.flow.step_command(
             self.step, self.run_id, self.task_id, paths, self.number, retries, self.run_options
         )
-        origin = [] if self.resumption is None else [f"--clone-run-id={self.resumption.origin_run_id}"]
+        # of a run of selected assets, the step's side finds the origin
+        is_known = self.resumption is not None and self.resumption.search is None
+        origin = [f"--clone-run-id={self.resumption.origin_run_id}"] if self.resumption and is_known else []
         return [*command, *self.inputs.arguments, *origin]
 
     @property
@@ -275,11 +278,21 @@ def _outcome(
         ) from report.failure.exception
     if report.cloned_from is not None:
         context.log.info(f"Metaflow task {report.pathspec} is cloned from {report.cloned_from}: it does not run.")
+        if selection_of(context, flow) is not None:
+            _tag_origin(context, report.cloned_from.split("/")[1])
     elif report.is_cached:
         context.log.info(f"Metaflow task {report.pathspec} was done before: its result is cached, and it does not run.")
     else:
         context.log.info(f"Metaflow task {report.pathspec} finished after {report.duration_seconds:.1f} s.")
     return report
+
+
+def _tag_origin(context: dg.OpExecutionContext, origin_run_id: str) -> None:
+    """Let a run of selected assets say which Metaflow run it clones the other steps from, as soon as that is known."""
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is not None and ORIGIN_RUN_ID_TAG not in run.tags:
+        context.log.info(f"The steps that are not selected are cloned from Metaflow run {origin_run_id}.")
+        context.instance.add_run_tags(context.run_id, {ORIGIN_RUN_ID_TAG: origin_run_id})
 
 
 def _left_out(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> str | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, RESUME_RETRY_TAG, STEP_TO_RERUN_TAG
 from metaflow_pipes.run_options import names_in
 from metaflow_pipes.runtime.ids import continued_runs
-from step_wrapper.wire import Resumption
+from metaflow_pipes.runtime.selection import selection_of
+from step_wrapper.wire import Resumption, Search
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.selection import Selection
 
 
 def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumption | None:
@@ -29,6 +30,9 @@ def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumpt
     """
     tags = _tags(context)
     origin_run_id = tags.get(ORIGIN_RUN_ID_TAG, "").strip()
+    selected = selection_of(context, flow)
+    if selected is not None:
+        return _resumption_of_selection(context, flow, selected, origin_run_id) if selected.clones else None
     if not origin_run_id:
         return None
     rerun = steps_to_rerun(flow, tags.get(STEP_TO_RERUN_TAG, "").strip() or None)
@@ -38,6 +42,59 @@ def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumpt
         overridden_parameters=overridden_parameters(flow, tags.get(OVERRIDDEN_PARAMETERS_TAG, "")),
         may_clone=not _repeats_steps(context),
     )
+
+
+def _resumption_of_selection(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, selected: Selection, origin_run_id: str
+) -> Resumption:
+    """How a run of some assets clones the steps before them: from a given run, or else from the newest fit one."""
+    return Resumption(
+        origin_run_id=origin_run_id,
+        steps_to_clone=list(selected.clones),
+        overridden_parameters=given_parameters(context, flow),
+        may_clone=not _repeats_steps(context),
+        search=Search(
+            tags=origin_tags(context, flow),
+            upstream={step: list(taken) for step, taken in selected.upstream.items()},
+        ),
+    )
+
+
+def given_parameters(context: dg.OpExecutionContext, flow: MetaflowFlow) -> list[str]:
+    """The parameters to which the run config of a run of assets gives a value.
+
+    Args:
+        context: The context of an op of the run.
+        flow: The flow.
+    """
+    start = next(step for step in flow.steps if not step.upstream)
+    config: Any = context.run.run_config
+    for name in (*context.op_handle.path[:-1], start.op_name):
+        config = _entry(_entry(config, "ops"), name)
+    given = _entry(config, "config")
+    return [parameter.name for parameter in flow.parameters if parameter.name in given]
+
+
+def _entry(config: Any, name: str) -> Any:
+    entry = config.get(name) if isinstance(config, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def origin_tags(context: dg.OpExecutionContext, flow: MetaflowFlow) -> list[str]:
+    """The Metaflow tags that tell the runs of a deployment and partition from other runs of the flow.
+
+    Args:
+        context: The op's context.
+        flow: The flow.
+    """
+    tags = []
+    if flow.deployment is not None:
+        # as `metaflow.plugins.project_decorator`; only the branch can hold more dots
+        project, _, rest = flow.deployment.partition(".")
+        tags = [f"project:{project}", f"project_branch:{rest.rpartition('.')[0]}"]
+    if context.has_partition_key:
+        tags.append(f"partition:{context.partition_key}")
+    return tags
 
 
 def steps_to_rerun(flow: MetaflowFlow, step: str | None) -> set[str]:

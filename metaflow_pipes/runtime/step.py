@@ -14,6 +14,7 @@ from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.automation.finish import publish_finish
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
+from metaflow_pipes.runtime.outs import RESULT
 from metaflow_pipes.runtime.report import iterations_table
 from metaflow_pipes.runtime.run_options import run_options_of
 from metaflow_pipes.runtime.time_limit import too_late_to_retry
@@ -105,6 +106,11 @@ def completed(
         reports = [run_task(context, pipes, flow, step, upstream, options)]
     step_thread.current().gives_way()
     report = reports[-1]
+    passed_by = _passed_by(context, flow, report)
+    if passed_by:
+        context.log.info(
+            f"Step {step} goes on to {report.next_steps[0]}: what comes only behind {', '.join(passed_by)} is skipped."
+        )
     outputs = [*materialize(context, flow, report), *check_results(context, flow, step)]
     publish_finish(context, flow, report)
     if flow[step].is_recursive:
@@ -114,6 +120,14 @@ def completed(
     if _has_one_value(context):
         context.add_output_metadata(report.output_metadata())
     return report
+
+
+def _passed_by(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> list[str]:
+    """The steps that a switch outside of every foreach has not chosen."""
+    outputs = context.op_def.output_dict
+    if RESULT in outputs:
+        return []
+    return [step.name for step in flow.steps if step.op_name in outputs and step.name not in report.next_steps]
 
 
 def _yields_outputs(flow: MetaflowFlow) -> bool:

@@ -70,6 +70,7 @@ def run_step(
         if is_done is not None:
             control.sendall(REPORTED)
             return 0 if is_done else 1
+        launch = task.launch
     task.tell(STEP_STARTS)
     if launch.log_level is not None:
         forward_records(context, launch.log_level)
@@ -120,7 +121,8 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
     from step_wrapper.report.datastore import open_datastore
     from step_wrapper.report.registration import open_metadata, register_dagster_run
     from step_wrapper.report.report import report_clone, report_refusal
-    from step_wrapper.step.resume import CannotResumeError, clone_task, index_origin, read_index
+    from step_wrapper.step.origin import CannotResumeError
+    from step_wrapper.step.resume import clone_task, index_origin, read_index
 
     launch = task.launch
     metadata = open_metadata(launch)
@@ -128,6 +130,8 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
         if launch.init is not None:
             index_origin(launch, resumption, metadata)
         task.index = read_index(launch)
+        if resumption.search is not None:
+            launch = task.launch = launch.resuming(task.index.origin_run_id)
         if launch.init is not None:
             return None
         cloned_from = clone_task(launch, task.index, open_datastore(launch, metadata), metadata)

@@ -6,34 +6,29 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from metaflow.clone_util import clone_task_helper
-from metaflow.datastore.datastore_set import TaskDataStoreSet
-from metaflow.runtime import PREFETCH_DATA_ARTIFACTS
 
 from step_wrapper.report.datastore import open_datastore
+from step_wrapper.step.origin import (
+    PARAMETERS_STEP,
+    WORKERS_ARTIFACT,
+    CannotResumeError,
+    is_control,
+    newest_origin,
+    place,
+    tasks_at_places,
+    workers_of,
+)
 from step_wrapper.step.running import PARAMETERS_VARIABLE, Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from step_wrapper.launch import Launch
     from step_wrapper.wire import Resumption
 
-PARAMETERS_STEP = "_parameters"
 # Where the index of the origin is kept: beside the first parameters of the resumed run, also if others followed.
 INDEX_TASK = "parameters"
 INDEX = "resume.json"
-# The paths of workers that the control task of `num_parallel` starts itself.
-WORKERS_ARTIFACT = "_control_mapper_tasks"
-
-
-class CannotResumeError(Exception):
-    """A run can't be resumed, and no retry will change that; the message is the predicate of a sentence on the step."""
-
-
-def place(indices: Iterable[int | None], iteration: int | None) -> str:
-    """The place of a task of a step: `3,0` for foreach items, `3,0/2` for the third iteration at that place."""
-    return ",".join(map(str, indices)) + ("" if iteration is None else f"/{iteration}")
-
 
 # reading the origin
 
@@ -47,22 +42,24 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
         metadata: The metadata provider.
 
     Raises:
-        CannotResumeError: There is no such run.
+        CannotResumeError: There is no such run, or none that has done the steps to clone.
     """
     datastore = open_datastore(launch)
-    tasks = TaskDataStoreSet(datastore, resumption.origin_run_id, prefetch_data_artifacts=PREFETCH_DATA_ARTIFACTS)
-    done = [task for task in tasks if task.step_name == PARAMETERS_STEP or task.get("_task_ok")]
-    latest = _latest_at_places(done, lambda task: _finished_at(launch, metadata, task))
+    if resumption.search is None:
+        origin_run_id, latest = resumption.origin_run_id, tasks_at_places(launch, resumption.origin_run_id, metadata)
+    else:
+        origin_run_id, latest = newest_origin(launch, resumption, resumption.search, metadata)
     if (PARAMETERS_STEP, "") not in latest:
         raise CannotResumeError(
-            f"can't resume run {resumption.origin_run_id}: flow {launch.flow} has no such run in the "
-            f"{launch.datastore} datastore {launch.datastore_root}"
+            f"can't resume run {origin_run_id}: flow {launch.flow} has no such run in the {launch.datastore} "
+            f"datastore {launch.datastore_root}"
         )
     shards: dict[str, dict[str, str]] = {step: {} for step in resumption.steps_to_clone}
     for (step, at), task in latest.items():
         if step in shards:
             shards[step][at] = task.task_id
     header = {
+        "origin_run_id": origin_run_id,
         "origin_parameters": latest[PARAMETERS_STEP, ""].task_id,
         "parameters": launch.parameters.rpartition("/")[2],
     }
@@ -86,37 +83,6 @@ def read_index(launch: Launch) -> Index:
             "in the datastore. Re-execute all steps"
         )
     return Index(**stored[INDEX], tasks=stored[_shard(launch.step)] or {})
-
-
-def _latest_at_places(tasks: Sequence[Any], finished_at: Any) -> dict[tuple[str, str], Any]:
-    """The task of each step and place that finished last; Dagster may have executed a step again on purpose."""
-    paths = {task.pathspec for task in tasks}
-    workers = {path for task in tasks for path in _workers(task)}
-    found: dict[tuple[str, str], list[Any]] = {}
-    for task in tasks:
-        if task.pathspec in workers or not paths.issuperset(_workers(task)):
-            continue
-        indices = [frame.index for frame in task.get("_foreach_stack") or ()]
-        if _is_control(task):
-            indices = indices[:-1]
-        iterations = task.get("_iteration_stack") or [None]
-        found.setdefault((task.step_name, place(indices, iterations[-1])), []).append(task)
-    return {key: same[0] if len(same) == 1 else max(same, key=finished_at) for key, same in found.items()}
-
-
-def _is_control(task: Any) -> bool:
-    return bool(task.get(WORKERS_ARTIFACT))
-
-
-def _workers(task: Any) -> list[str]:
-    """The paths of the tasks that a control task has started; itself may be one of its mappers."""
-    return [path for path in task.get(WORKERS_ARTIFACT) or () if path != task.pathspec]
-
-
-def _finished_at(launch: Launch, metadata: Any, task: Any) -> float:
-    path = (launch.flow, task.run_id, task.step_name, task.task_id)
-    entries = metadata.get_object("task", "metadata", None, None, *path) or ()
-    return max((entry["ts_epoch"] for entry in entries if entry["field_name"] == "attempt-done"), default=0)
 
 
 def _index_task(datastore: Any, run_id: str, mode: str) -> Any:
@@ -143,21 +109,31 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> s
 
     Returns:
         The pathspec of the task that it is cloned from; None if the attempt has to run.
+
+    Raises:
+        CannotResumeError: The step is not selected, so that it must not run, and the origin has not done its task.
     """
     resumption = launch.resumption
     if resumption is None or not resumption.may_clone or launch.step not in resumption.steps_to_clone:
         return None
-    origin_id = index.tasks.get(place(launch.indices, launch.iteration))
+    at = place(launch.indices, launch.iteration)
+    origin_id = index.tasks.get(at)
     if origin_id is None:
+        if resumption.search is not None:
+            where = f" at its place {at}" if at else ""
+            raise CannotResumeError(
+                f"is not selected, and can't be cloned: run {resumption.origin_run_id}, from which those before the "
+                f"selected steps are cloned, has no finished task of it{where}. Materialize {launch.step}, too"
+            )
         return None
     origin = datastore.get_task_datastore(resumption.origin_run_id, launch.step, origin_id)
     new_ids = {origin.pathspec: launch.task_id}
-    for number, path in enumerate(_workers(origin), start=1):
+    for number, path in enumerate(workers_of(origin), start=1):
         worker_id = path.rpartition("/")[2]
         # named after the control task by whoever starts them, as `3_node_1`
         suffix = worker_id[len(origin_id) :] if worker_id.startswith(origin_id) else f"_node_{number}"
         new_ids[path] = f"{launch.task_id}{suffix}"
-    if _is_control(origin):
+    if is_control(origin):
         _rename_workers(launch, datastore, origin, new_ids)
     # the control task last: it is done when they are
     for path, new_id in reversed(new_ids.items()):

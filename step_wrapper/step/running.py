@@ -21,11 +21,13 @@ class Index(NamedTuple):
     """The index of a resumed run's origin.
 
     Attributes:
+        origin_run_id: The origin.
         origin_parameters: The id of the task that holds the origin's parameters.
         parameters: The id of the task that holds those of the resumed run.
         tasks: The ids of the origin's tasks of the step that is asked for, by their places.
     """
 
+    origin_run_id: str
     origin_parameters: str
     parameters: str
     tasks: dict[str, str]

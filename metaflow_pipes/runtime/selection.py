@@ -1,0 +1,71 @@
+"""A selection of a flow's assets: which steps their run runs, and which it clones from an earlier Metaflow run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metaflow_pipes.runtime.assets.specs import assets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import dagster as dg
+
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run of some of a flow's assets does with the flow's steps.
+
+    Attributes:
+        runs: The steps that run: the selected ones, and those without an asset behind them.
+        clones: The steps before those, which are cloned.
+        upstream: For each step of both, the steps that it takes.
+    """
+
+    runs: frozenset[str]
+    clones: tuple[str, ...]
+    upstream: Mapping[str, tuple[str, ...]]
+
+
+def selection_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Selection | None:
+    """The selection of an op's run; None if that runs the whole flow, or is a run of the job.
+
+    Args:
+        context: The op's context.
+        flow: The flow.
+    """
+    if not context.has_assets_def:
+        return None
+    keys = context.selected_asset_keys
+    return selection(flow, [step for step, spec in assets_of(flow).items() if spec.key in keys])
+
+
+def selection(flow: MetaflowFlow, selected: Collection[str]) -> Selection | None:
+    """What becomes of a flow's steps where some of its assets are selected; None if all are.
+
+    A step without an asset can't be selected. It runs if a step runs whose tasks it takes; its data would else be
+    others than what the next asset's are made of.
+
+    Args:
+        flow: The flow.
+        selected: The steps whose assets are selected.
+    """
+    assets = assets_of(flow)
+    if len(selected) == len(assets):
+        return None
+    runs = set(selected)
+    for step in flow.steps:
+        if step.name not in assets and runs.intersection(step.upstream):
+            runs.add(step.name)
+    needed = set(selected)
+    for step in reversed(flow.steps):
+        if step.name in needed:
+            needed.update(step.upstream)
+    return Selection(
+        runs=frozenset(runs),
+        clones=tuple(step.name for step in flow.steps if step.name in needed - runs),
+        upstream={step.name: tuple(step.upstream) for step in flow.steps if step.name in needed},
+    )
