@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -25,6 +26,8 @@ DATA_VERSION_TAG = "dagster/data_version"
 USER_PROVIDED_TAG = "dagster/data_version_is_user_provided"
 INPUT_VERSION_TAG = "dagster/input_data_version"
 INPUT_POINTER_TAG = "dagster/input_event_pointer"
+# Each task would show Dagster's warning that this argument is in beta.
+warnings.filterwarnings("ignore", r"Parameter `data_version` of initializer `Output\.__init__`", dg.BetaWarning)
 # What Dagster takes for the data version of an asset that has none, and for the event of one never materialized.
 NO_DATA_VERSION = "INITIAL"
 NO_EVENT = "NULL"
