@@ -399,8 +399,11 @@ def _is_dead(run: RunRecord) -> bool:
 
 
 def _ask_to_end(worker: RunWorker) -> None:
-    """Ask those processes of a worker that are here to end; another user's are asked by the run's own status."""
-    for process in worker.living:
+    """Ask a worker that is here to end; another user's is asked by the run's own status.
+
+    The first process watches over the second one and passes that on. Who is asked twice stops waiting for its step.
+    """
+    for process in worker.living[:1]:
         with contextlib.suppress(PermissionError):
             process.send(signal.SIGTERM)
 

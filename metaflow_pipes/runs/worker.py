@@ -40,8 +40,17 @@ def main(run_id: str, end_op: str, log: str, followed_by: str, command: list[str
     """
     # first of all: the run needs a second to start, and Dagster needs as long to be imported here
     process = subprocess.Popen([*_WHEN_TOLD, *command], stdout=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: _pass_on(process))
-    signal.signal(signal.SIGINT, lambda *_: _pass_on(process))
+    is_asked = False
+
+    def ask_to_end(*_: object) -> None:
+        """Ask once: at a second signal, Dagster no longer waits for the step that it is ending."""
+        nonlocal is_asked
+        if not is_asked:
+            is_asked = True
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, ask_to_end)
+    signal.signal(signal.SIGINT, ask_to_end)
     print(process.pid, flush=True)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -49,7 +58,6 @@ def main(run_id: str, end_op: str, log: str, followed_by: str, command: list[str
     from sqlalchemy.exc import SQLAlchemyError
 
     with dg.DagsterInstance.get() as instance:
-        is_asked = False
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
@@ -57,8 +65,7 @@ def main(run_id: str, end_op: str, log: str, followed_by: str, command: list[str
             with contextlib.suppress(SQLAlchemyError):
                 run = instance.get_run_by_id(run_id)
                 if not is_asked and (run is None or run.status.value in ("CANCELING", "CANCELED")):
-                    _pass_on(process)
-                    is_asked = True
+                    ask_to_end()
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             if run.status.value == "CANCELING":
@@ -82,11 +89,6 @@ def _reason(exit_code: int, log: str) -> str:
     if exit_code < 0:
         return f"The process that executed the run has ended with signal {-exit_code}. Its output is in {log}."
     return f"The process that executed the run has ended with exit code {exit_code}. {ending_of(log)}"
-
-
-def _pass_on(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
 
 
 if __name__ == "__main__":

@@ -209,6 +209,10 @@ def test_terminated_run_leaves_nothing(shell):
     again = shell("slow.py", "terminate", run_id, check=False)
     assert again.returncode == 1
     assert TERMINATED in again.stdout
+    with shell.instance() as instance:
+        messages = [entry.message for entry in instance.all_logs(run_id.removeprefix("dagster-"))]
+    # the op has waited for what its step reports
+    assert not any("did not receive closed message" in message for message in messages)
 
 
 def test_run_that_is_canceled_from_elsewhere_ends(shell):
