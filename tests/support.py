@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 FLOWS = Path(__file__).parent / "flows"
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# Commands that read a flow and change files: they need no interpreter of their own.
-OF_FILES = {"create", "delete", "list-jobs"}
+# Commands that need no interpreter of their own: those of files, and those that ask Dagster.
+NEED_NO_INTERPRETER = {
+    *("create", "delete", "list-jobs", "publish", "suspend", "unsuspend"),
+    *("trigger", "resume", "status", "list-runs", "terminate"),
+}
 
 warm_python = WarmPython()
 
@@ -47,10 +50,12 @@ class Project:
         path.write_text(source)
         return path
 
-    def metaflow(self, flow: str, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        """`python flow.py ...` in the project's folder; stderr goes into stdout."""
-        is_of_files = "dagster" in arguments and not OF_FILES.isdisjoint(arguments)
-        run = self._run_warm if is_of_files else self._run_cold
+    def metaflow(
+        self, flow: str, *arguments: str, check: bool = True, cold: bool = False, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`python flow.py ...` in the project's folder; stderr goes into stdout; `cold` is as for a user."""
+        is_warm = not cold and "dagster" in arguments and not NEED_NO_INTERPRETER.isdisjoint(arguments)
+        run = self._run_warm if is_warm else self._run_cold
         finished = run([flow, *arguments], {**os.environ, **env})
         assert not check or finished.returncode == 0, finished.stdout
         return finished

@@ -7,6 +7,7 @@ imports. Run as a script, this module reads requests from stdin, and answers on 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -30,7 +31,7 @@ READ_LATE = {"METAFLOW_HOME", "METAFLOW_TOKEN_HOME", "METAFLOW_USER"}
 
 
 class WarmPython:
-    """Runs scripts as `python script.py ARGUMENTS` does, one at a time."""
+    """Runs scripts as `python script.py ARGUMENTS` does, one at a time: another one needs an interpreter of its own."""
 
     def __init__(self) -> None:
         self._environment = dict(os.environ)
@@ -43,7 +44,11 @@ class WarmPython:
         """A finished command, whose stderr went into stdout; None if it needs an interpreter of its own."""
         if _read_at_start(env) != _read_at_start(self._environment) or _has_configuration(env):
             return None
-        with self._lock, tempfile.NamedTemporaryFile() as output:
+        if not self._lock.acquire(blocking=False):
+            return None
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            output = stack.enter_context(tempfile.NamedTemporaryFile())
             server = self._server()
             assert server.stdin is not None
             assert server.stdout is not None

@@ -42,7 +42,9 @@ def test_schedule_is_stopped_and_started(dev: DagsterDev, where: str) -> None:
     def command(name: str) -> str:
         url = ("--url", dev.url) if where == "webserver" else ()
         file = ("--definitions-file", definitions_of("ScheduledFlow"))
-        return dev.project.metaflow("scheduled.py", "dagster", name, *file, *url, DAGSTER_HOME=str(dev.home)).stdout
+        arguments = ("scheduled.py", "dagster", name, *file, *url)
+        # where there is no webserver to ask, in an interpreter of its own, as a user's command
+        return dev.project.metaflow(*arguments, cold=not url, DAGSTER_HOME=str(dev.home)).stdout
 
     assert status(dev) == "RUNNING"
     for _ in range(2):

@@ -34,11 +34,13 @@ class Shell:
         self.flows = flows
         self.home = home
 
-    def __call__(self, flow: str, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, flow: str, *arguments: str, check: bool = True, cold: bool = False, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         variables = {"DAGSTER_HOME": str(self.home), **env}
-        return self.flows.metaflow(flow, "--quiet", "dagster", *arguments, check=check, **variables)
+        return self.flows.metaflow(flow, "--quiet", "dagster", *arguments, check=check, cold=cold, **variables)
 
-    def triggered(self, flow: str, *arguments: str, **env: str) -> str:
+    def triggered(self, flow: str, *arguments: str, **env: Any) -> str:
         """The Metaflow run id of a new run."""
         self(flow, "trigger", "--run-id-file", "run_id", *arguments, **env)
         return (self.flows.folder / "run_id").read_text()
@@ -200,10 +202,12 @@ def test_status_and_lists_find_runs_by_any_of_their_ids(shell):
 
 
 def test_terminated_run_leaves_nothing(shell):
-    run_id = shell.triggered("slow.py")
+    # each command in an interpreter that has imported nothing of another one
+    run_id = shell.triggered("slow.py", cold=True)
     pid = _pid_of_step(shell)
-    assert shell.status("slow.py", run_id) == "RUNNING"
-    shell("slow.py", "terminate", run_id)
+    assert "RUNNING" in shell("slow.py", "status", run_id, cold=True).stdout
+    assert run_id in shell("slow.py", "list-runs", "--running", cold=True).stdout
+    shell("slow.py", "terminate", run_id, cold=True)
     assert not _lives(pid)
     assert shell.status("slow.py", run_id) == TERMINATED
     again = shell("slow.py", "terminate", run_id, check=False)
