@@ -122,6 +122,27 @@ def logs_command(
     return shlex.join(["python", os.path.relpath(flow_file, folder), *options, "logs", task])
 
 
+def metadata_provider(
+    folder: Path, *, datastore: str, datastore_root: str, settings: Mapping[str, str], top_level_args: Sequence[str]
+) -> str | None:
+    """The metadata provider of a flow's runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown.
+
+    Args:
+        folder: Where the steps run.
+        datastore: The type of the datastore.
+        datastore_root: Its root, an absolute path or a URL.
+        settings: The `METAFLOW_*` settings of the steps.
+        top_level_args: Metaflow's options of the steps.
+    """
+    if "--metadata=local" in top_level_args:
+        # with another datastore, the steps find the local one as Metaflow does
+        root = datastore_root if datastore == "local" else _local_datastore_of(folder)
+        is_known = root is not None and Path(root).name == LOCAL_DATASTORE_FOLDER
+        return f"local@{Path(root or '').parent}" if is_known else None
+    url = settings.get("METAFLOW_SERVICE_URL")
+    return f"service@{url}" if "--metadata=service" in top_level_args and url else None
+
+
 def _local_datastore_of(folder: Path) -> str | None:
     """The local datastore that Metaflow finds from a folder: its own, or that of the nearest one above."""
     candidates = (Path(os.path.realpath(place), LOCAL_DATASTORE_FOLDER) for place in (folder, *folder.parents))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow_pipes.compile.model import ParameterModel
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion
-from metaflow_pipes.locations import beside, logs_command, run_folder, staleness
+from metaflow_pipes.locations import beside, logs_command, metadata_provider, run_folder, staleness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,11 +102,13 @@ class Deployment:
     @property
     def metadata_provider(self) -> str | None:
         """The metadata provider of its runs, as `metaflow.metadata` takes it: `local@/folder`; None if unknown."""
-        root = Path(self.datastore_root)
-        if "--metadata=local" in self.top_level_args and self.datastore == "local" and root.name == ".metaflow":
-            return f"local@{Path(self.datastore_root).parent}"
-        url = self.settings.get("METAFLOW_SERVICE_URL")
-        return f"service@{url}" if "--metadata=service" in self.top_level_args and url else None
+        return metadata_provider(
+            self.working_directory,
+            datastore=self.datastore,
+            datastore_root=self.datastore_root,
+            settings=self.settings,
+            top_level_args=self.top_level_args,
+        )
 
     def staleness(self) -> str | None:
         """Why the definitions file no longer fits the flow file, or None if it does."""

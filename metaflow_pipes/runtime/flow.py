@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.locations import LOCAL_DATASTORE_FOLDER, beside, logs_command, run_folder, staleness
+from metaflow_pipes.io.store import READ_SETTINGS, ArtifactStore
+from metaflow_pipes.locations import (
+    LOCAL_DATASTORE_FOLDER,
+    beside,
+    logs_command,
+    metadata_provider,
+    run_folder,
+    staleness,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -126,6 +134,20 @@ class MetaflowFlow:
         """The datastore's root: an absolute path or a URL."""
         is_local = self.datastore == "local"
         return str(beside(self.definitions_file, self.datastore_root)) if is_local else self.datastore_root
+
+    @property
+    def store(self) -> ArtifactStore:
+        """Where Metaflow has its artifacts, for processes that know of a run only."""
+        provider = metadata_provider(
+            Path(self.folder),
+            datastore=self.datastore,
+            datastore_root=self.root,
+            settings=self.settings,
+            top_level_args=self.top_level_args,
+        )
+        names = [] if self.datastore == "local" else sorted(READ_SETTINGS & self.settings.keys())
+        settings = {name: self.settings[name] for name in names}
+        return ArtifactStore(self.datastore, self.root, provider, settings)
 
     def staleness(self) -> str | None:
         """Why the definitions file no longer fits the flow file, or None if it does."""

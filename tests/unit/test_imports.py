@@ -30,6 +30,10 @@ def test_metaflows_side_does_not_import_dagster(code):
     assert not {"dagster", "jinja2", "metaflow_pipes.runtime", "metaflow_pipes.api.compiler"} & imported
 
 
+def test_definitions_files_do_not_import_metaflow():
+    assert "metaflow" not in _imported_by("import metaflow_pipes.runtime, metaflow_pipes.io")
+
+
 def test_supervisor_does_not_import_metaflow():
     assert not {"metaflow", "dagster", "asyncio"} & _imported_by(
         "import step_wrapper.__main__, step_wrapper.supervisor"

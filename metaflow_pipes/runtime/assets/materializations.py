@@ -107,6 +107,7 @@ def _materialize(
     spec = assets_of(flow).get(step.name)
     if spec is None or metadata is None:
         return []
+    metadata = {**metadata, **flow.store.as_metadata()}
     if not context.has_assets_def:
         context.log_event(
             dg.AssetMaterialization(
