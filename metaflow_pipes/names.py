@@ -9,6 +9,10 @@ RUN_ID_PREFIX = "dagster-"
 
 # Tags. Of each run: the flow; and as soon as they are known, the Metaflow run id and the Metaflow user.
 FLOW_TAG = "metaflow/flow"
+# Of a run of assets, as soon as a flow begins (`run_tags`): what the tags begin with that name its flows, if it has
+# several, and their jobs.
+FLOW_TAG_PREFIX = "metaflow.flow/"
+JOB_TAG_PREFIX = "metaflow.job/"
 RUN_ID_TAG = "metaflow/run_id"
 USER_TAG = "metaflow/user"
 # Of a run that resumes a Metaflow run: the id of that run, in the same datastore; the step that runs again, with all

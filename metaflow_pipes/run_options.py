@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,13 +14,10 @@ from metaflow_pipes.names import (
     RUN_TAGS_TAG,
     WORKFLOW_TIMEOUT_TAG,
 )
+from metaflow_pipes.run_tags import tag_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-# Dagster allows these in the key of a run tag, and no more of them.
-_NOT_IN_TAG_KEY = re.compile(r"[^A-Za-z0-9_.-]")
-MAX_TAG_KEY_LENGTH = 63
 
 OPTION_TAGS = (RUN_TAGS_TAG, DECOSPECS_TAG, NAMESPACE_TAG, WORKFLOW_TIMEOUT_TAG)
 
@@ -87,8 +83,7 @@ def shown_tags(metaflow_tags: Iterable[str]) -> dict[str, str]:
     shown: dict[str, list[str]] = {}
     for tag in dict.fromkeys(metaflow_tags):
         name, _, value = tag.partition(":")
-        key = _NOT_IN_TAG_KEY.sub("_", name)[:MAX_TAG_KEY_LENGTH] or "_"
-        shown.setdefault(f"{METAFLOW_TAG_PREFIX}{key}", []).append(value or "true")
+        shown.setdefault(tag_key(METAFLOW_TAG_PREFIX, name), []).append(value or "true")
     return {key: ", ".join(values) for key, values in shown.items()}
 
 

@@ -284,7 +284,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
 
     service = connect(url)
     found = find_run(service, obj.flow.name, run)
-    progress = Progress(_steps_of_run(obj, found))
+    progress = Progress(_steps_of_run(obj, found), of_assets=found.of_assets)
     progress.take(service.events(found.dagster_run_id, None)[0])
     if found.is_over:
         progress.finish()
@@ -318,10 +318,10 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
     """List the flow's runs."""
     from rich.table import Table
 
-    from metaflow_pipes.names import FLOW_TAG, USER_TAG
+    from metaflow_pipes.names import USER_TAG
     from metaflow_pipes.runs.connect import connect
     from metaflow_pipes.runs.progress import duration
-    from metaflow_pipes.runs.service import RunStatus
+    from metaflow_pipes.runs.service import RunStatus, runs_of_flow
 
     statuses = [
         *([RunStatus.SUCCEEDED] if successful else []),
@@ -331,7 +331,7 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
     if last < 1:
         raise DagsterException(f"--last is {last}, but at least one run has to be asked for.")
     service = connect(url)
-    runs = service.runs({FLOW_TAG: obj.flow.name}, statuses, last)
+    runs = runs_of_flow(service, obj.flow.name, statuses=statuses, limit=last)
     if not runs:
         obj.echo_always(f"Flow {obj.flow.name} has no such run on {service}.", no_bold=True, highlight=None)
         return
@@ -346,7 +346,7 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
             _local_time(run.created_at),
             "" if seconds is None else duration(seconds),
             run.tags.get(USER_TAG, ""),
-            run.job_name,
+            f"{run.of_assets} (assets)" if run.of_assets else run.job_name,
         )
     _console().print(table, highlight=False)
 
@@ -404,10 +404,11 @@ def _steps_of_run(obj: Any, run: RunRecord) -> dict[str, str | None]:
     from metaflow_pipes.compile.naming import op_names
     from metaflow_pipes.deployment.lookup import deployment_of_job
 
-    deployment = deployment_of_job(run.job_name, obj.flow.name)
+    job = run.of_assets or run.job_name
+    deployment = deployment_of_job(job, obj.flow.name)
     if deployment is not None:
         return _steps(deployment)
-    return dict.fromkeys(op_names(obj.graph.sorted_nodes, taken={run.job_name}).values())
+    return dict.fromkeys(op_names(obj.graph.sorted_nodes, taken={job}).values())
 
 
 def _from_here(path: Path) -> Path:

@@ -16,14 +16,13 @@ from metaflow.util import get_latest_run_id
 
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.names import (
-    FLOW_TAG,
     ORIGIN_RUN_ID_TAG,
     OVERRIDDEN_PARAMETERS_TAG,
     RUN_ID_TAG,
     STEP_TO_RERUN_TAG,
     TRIGGER_TAGS,
 )
-from metaflow_pipes.runs.service import find_run
+from metaflow_pipes.runs.service import find_run, runs_of_flow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -161,7 +160,7 @@ def _parameters_task(deployment: Deployment, run_id: str) -> Any:
 def _latest_run_id(state: Any, deployment: Deployment, service: DagsterService) -> str:
     """The id of the flow's newest run, by its creation: of those on Dagster and those by Metaflow's own runner."""
     found = [
-        (run.created_at or 0.0, run.metaflow_run_id) for run in service.runs({FLOW_TAG: deployment.flow_name}, (), 1)
+        (run.created_at or 0.0, run.metaflow_run_id) for run in runs_of_flow(service, deployment.flow_name, limit=1)
     ]
     found += _latest_of_metaflow(state, deployment)
     if not found:

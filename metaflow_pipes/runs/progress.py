@@ -69,9 +69,13 @@ class Progress:
         steps: The ops of the flow's steps, each with the op of the foreach whose items it takes all of, or None. The
             last one is that of the flow's last step.
         console: Where to print what happens; None to print nothing.
+        of_assets: Of a run of the flow's assets, the flow's job; the run may have other steps, and not all of the flow.
     """
 
-    def __init__(self, steps: Mapping[str, str | None], console: Console | None = None):
+    def __init__(
+        self, steps: Mapping[str, str | None], console: Console | None = None, *, of_assets: str | None = None
+    ):
+        self._prefix = f"{of_assets}." if of_assets else ""
         self._foreach_of = steps
         self._console = console
         self._steps: dict[str, _Step] = {}
@@ -85,6 +89,9 @@ class Progress:
             if event.kind in RUN_EVENTS:
                 self._take_error(event)
                 continue
+            if not event.step_key.startswith(self._prefix):  # of another asset
+                continue
+            event = replace(event, step_key=event.step_key.removeprefix(self._prefix))
             name = event.step_key.partition("[")[0]
             if name not in self._foreach_of:  # an op that only regroups tasks
                 continue
@@ -110,7 +117,8 @@ class Progress:
 
     def outcome_of(self, run: RunRecord) -> RunRecord:
         """A run that has ended, as the flow's own: one whose last step never ran has failed, whatever Dagster says."""
-        if run.status is not RunStatus.SUCCEEDED or run.is_reexecution or self._steps.get(self._end, _Step()).done:
+        can_end_before = bool(self._prefix) or run.is_reexecution
+        if run.status is not RunStatus.SUCCEEDED or can_end_before or self._steps.get(self._end, _Step()).done:
             return run
         self._fail_without_end()
         return replace(run, status=RunStatus.FAILED)

@@ -7,13 +7,14 @@ Nothing here imports Dagster.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import FLOW_TAG, PARENT_RUN_ID_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
+from metaflow_pipes.names import FLOW_TAG, FLOW_TAG_PREFIX, PARENT_RUN_ID_TAG, RUN_ID_PREFIX, RUN_ID_TAG, WORKER_TAG
 from metaflow_pipes.run_ids import metaflow_run_id_of
+from metaflow_pipes.run_tags import job_of_assets, tag_key
 from metaflow_pipes.runs.host_processes import RunWorker
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class RunRecord:
         ended_at: The same of its end, if it has ended.
         loss: Of a run with the status `LOST?`, what is known of its processes, as sentences.
         is_dead: Whether its processes are known to have died, though Dagster has not been told.
+        flow: The flow that it is looked at for, since a run of assets can have several; None for its only one.
     """
 
     dagster_run_id: str
@@ -114,6 +116,7 @@ class RunRecord:
     ended_at: float | None = None
     loss: str = ""
     is_dead: bool = False
+    flow: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -123,7 +126,12 @@ class RunRecord:
     @property
     def flow_name(self) -> str:
         """The name of the Metaflow flow."""
-        return self.tags.get(FLOW_TAG, self.job_name)
+        return self.flow or self.tags.get(FLOW_TAG, self.job_name)
+
+    @property
+    def of_assets(self) -> str | None:
+        """The flow's job, if it is a run of the flow's assets, which has another job; its step keys begin with that."""
+        return job_of_assets(self.tags, self.flow_name)
 
     @property
     def metaflow_run_id(self) -> str:
@@ -297,7 +305,7 @@ def find_run(service: DagsterService, flow_name: str, identifier: str) -> RunRec
     if exact is not None:
         return exact
     found: dict[str, RunRecord] = {}
-    for run in service.runs({FLOW_TAG: flow_name}, limit=MAX_SEARCHED_RUNS):
+    for run in runs_of_flow(service, flow_name, limit=MAX_SEARCHED_RUNS):
         ids = (run.metaflow_run_id, run.dagster_run_id, run.metaflow_run_id.removeprefix(RUN_ID_PREFIX))
         if any(known.startswith(text) for known in ids):
             found.setdefault(run.metaflow_run_id, run)
@@ -309,6 +317,30 @@ def find_run(service: DagsterService, flow_name: str, identifier: str) -> RunRec
         candidates = ", ".join(list(found)[:5]) + (", ..." if len(found) > 5 else "")
         raise DeploymentError(f"{identifier} is the beginning of {len(found)} runs of flow {flow_name}: {candidates}.")
     return next(iter(found.values()))
+
+
+def runs_of_flow(
+    service: DagsterService,
+    flow_name: str,
+    tags: Mapping[str, str] | None = None,
+    statuses: Sequence[RunStatus] = (),
+    limit: int = 20,
+) -> list[RunRecord]:
+    """The runs of a flow's jobs and of its assets, the latest first.
+
+    Args:
+        service: Where the runs are.
+        flow_name: The flow.
+        tags: Other tags that they have.
+        statuses: Their statuses; empty for any.
+        limit: How many, at most.
+    """
+    found = [
+        replace(run, flow=flow_name)
+        for tag, value in ((FLOW_TAG, flow_name), (tag_key(FLOW_TAG_PREFIX, flow_name), "true"))
+        for run in service.runs({tag: value, **(tags or {})}, statuses, limit)
+    ]
+    return sorted(found, key=lambda run: run.created_at or 0.0, reverse=True)[:limit]
 
 
 def end_run(service: DagsterService, run: RunRecord) -> RunRecord:
@@ -331,8 +363,10 @@ def end_run(service: DagsterService, run: RunRecord) -> RunRecord:
 
 def _exact(service: DagsterService, flow_name: str, text: str) -> RunRecord | None:
     """The run with an id; for a Metaflow run, the latest Dagster run of those that make it up."""
-    for run in service.runs({FLOW_TAG: flow_name, RUN_ID_TAG: text}, limit=MAX_SEARCHED_RUNS):
+    for run in runs_of_flow(service, flow_name, {RUN_ID_TAG: text}, limit=MAX_SEARCHED_RUNS):
         if run.metaflow_run_id == text:
             return run
     run = service.run(text.removeprefix(RUN_ID_PREFIX))
-    return run if run is not None and run.flow_name == flow_name else None
+    if run is None or (run.flow_name != flow_name and job_of_assets(run.tags, flow_name) is None):
+        return None
+    return replace(run, flow=flow_name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT
+from metaflow_pipes.runtime.asset_run import op_tags
 from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, finished_check
 from metaflow_pipes.runtime.assets.specs import asset_specs, assets_of
+from metaflow_pipes.runtime.outs import asset_out
 from metaflow_pipes.runtime.resources import RESOURCES
 
 if TYPE_CHECKING:
@@ -78,18 +80,34 @@ def _asset_graph(
             assert isinstance(op, dg.OpDefinition)
             changed = _with_optional_parameters(op, flow)
             definitions[changed.name] = changed
-            invocation = dg.NodeInvocation(changed.name, alias=node)
-        dependencies[invocation] = inputs
+            invocation = invocation._replace(name=changed.name)
+        tags = {**invocation.tags, **op_tags(job, is_start=node == start.op_name)}
+        dependencies[invocation._replace(alias=node, tags=tags)] = inputs
     return dg.GraphDefinition(
         # without a description: Dagster would give it to each asset that has none of its own
         name=job.name,
         node_defs=list(definitions.values()),
         dependencies=dependencies,
         output_mappings=[
-            dg.OutputMapping(graph_output_name=name, mapped_node_name=node, mapped_node_output_name=output)
+            _AssetOutput(graph_output_name=name, mapped_node_name=node, mapped_node_output_name=output)
             for name, (node, output) in outputs.items()
         ],
     )
+
+
+class _AssetOutput(dg.OutputMapping):
+    """An output of the graph, with the IO manager of the op's.
+
+    By Dagster's own mapping it has the IO manager of the code location, which a run of selected assets lacks where none
+    of them needs it.
+    """
+
+    def get_definition(self, is_dynamic: bool) -> Any:
+        """The output's definition, as Dagster asks a mapping for it."""
+        del is_dynamic  # the output of a foreach's asset is that of the op that collects its tasks
+        of_any: Any = dg.Any
+        out = asset_out()
+        return out.to_definition(of_any, self.graph_output_name, self.graph_output_description, out.code_version)
 
 
 def _with_optional_parameters(op: dg.OpDefinition, flow: MetaflowFlow) -> dg.OpDefinition:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, RUN_ID_TAG, USER_TAG
-from metaflow_pipes.run_options import shown_tags
+from metaflow_pipes.names import MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.runtime.asset_run import is_alone, refuse_missing_parameters, tags_of_run
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
@@ -105,6 +105,8 @@ def run_task(
     _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
+    if not inputs.paths and resumption is None:
+        refuse_missing_parameters(context, flow, context.op_config or {})
     if not inputs.paths and number == 0:
         link_to_triggers(context)
     task = _Attempt(context, pipes, flow, step, options, run_options, inputs, run_id, iteration, number, resumption)
@@ -357,8 +359,8 @@ def _tag_run(
         tags: dict[str, Any] = {RUN_ID_TAG: run_id, USER_TAG: flow.user_in(os.environ)}
         if context.has_assets_def:
             # the job, which would say so, is Dagster's own
-            tags.update({FLOW_TAG: flow.name, **shown_tags(run_options.tags)})
-        if run_options.workflow_timeout_seconds is not None:
+            tags.update(tags_of_run(context, flow, run_options.tags))
+        if run_options.workflow_timeout_seconds is not None and (not context.has_assets_def or is_alone(context)):
             # the job's, where Dagster has not handed down that of the run that this one goes on with
             tags[MAX_RUNTIME_TAG] = str(run_options.workflow_timeout_seconds)
         if any(context.run.tags.get(name) != value for name, value in tags.items()):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def run_seconds_left(context: dg.OpExecutionContext, limit_seconds: int | None) -> float:
     """How long the run may still take; infinite if it has no limit, and not above 0 when it is over.
 
-    A re-execution is a run of its own, and has all of its time.
+    A re-execution is a run of its own, and has all of its time. In a run of assets, which may have made others before,
+    the flow's time begins with its first step.
 
     Args:
         context: The op's context.
@@ -27,6 +28,11 @@ def run_seconds_left(context: dg.OpExecutionContext, limit_seconds: int | None) 
     if record is None:  # deleted while it runs
         return limit_seconds
     started = record.create_timestamp.timestamp() if record.start_time is None else record.start_time
+    if context.has_assets_def:
+        steps = context.instance.get_run_step_stats(context.run_id)
+        prefix = f"{context.op_handle.parent}."
+        own = [step.start_time for step in steps if step.step_key.startswith(prefix) and step.start_time is not None]
+        started = min(own, default=started)
     # a clock that was set back, or is another machine's, must not give it more
     return min(started + limit_seconds - time.time(), limit_seconds)
 

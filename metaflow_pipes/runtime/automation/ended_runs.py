@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import FLOW_TAG, WORKER_TAG
+from metaflow_pipes.names import WORKER_TAG
+from metaflow_pipes.run_tags import is_run_of
 from metaflow_pipes.runtime.automation import background
 from metaflow_pipes.runtime.automation.follow_ups import Outcome, record_of, report
 
@@ -174,7 +175,8 @@ class _Tick:
             cursor.seen += [record.storage_id for record in records[len(settled) :]]
 
     def _take(self, cursor: _Cursor, status: dg.DagsterRunStatus, records: Sequence[dg.EventLogRecord]) -> None:
-        if not records or not self._follow_up.is_due(status):
+        # a run of assets that has failed may be a success for the flow
+        if not records or not any(map(self._follow_up.is_due, (status, dg.DagsterRunStatus.SUCCESS))):
             return
         run_ids = [record.event_log_entry.run_id for record in records]
         runs = {run.run_id: run for run in self._instance.get_runs(dg.RunsFilter(run_ids=run_ids))}
@@ -184,8 +186,8 @@ class _Tick:
                 cursor.following.setdefault(run.run_id, _Followed(record.timestamp))
 
     def _is_own(self, run: DagsterRun) -> bool:
-        """Whether it is a run of this job, of this code location."""
-        if run.job_name != self._job or run.tags.get(FLOW_TAG) != self._flow.name:
+        """Whether it is a run of this job, or of the flow's assets, of this code location."""
+        if not is_run_of(run.job_name, run.tags, self._flow.name, self._job):
             return False
         here = self._context.code_location_origin
         origin = run.remote_job_origin
@@ -203,7 +205,7 @@ class _Tick:
         started = []
         under_way = sum(1 for followed in cursor.following.values() if followed.starts)
         for run_id, followed in list(cursor.following.items()):
-            run = self._instance.get_run_by_id(run_id)
+            run = self._follow_up.run_of_flow(self._instance, run_id)
             record = record_of(self._instance, run_id, self._follow_up)
             # a success without the flow's last step becomes a failure
             is_due = run is not None and self._follow_up.is_due(run.status)

@@ -106,7 +106,7 @@ class _Trigger:
         """One tick: what the events that have come since the last one start."""
         max_runs = MAX_RUNS_PER_TICK
         if self.max_concurrent_runs is not None:
-            under_way = runs_under_way(context.instance, self.job)
+            under_way = runs_under_way(context.instance, self.flow, self.job)
             full = too_many(self.job, under_way, self.max_concurrent_runs)
             if full is not None:
                 return dg.SkipReason(f"{full} The events wait.")

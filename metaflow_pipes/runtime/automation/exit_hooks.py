@@ -61,6 +61,8 @@ def exit_hook_sensor(
     """
     hooks = ExitHooks(
         name=f"{job.name}_exit_hooks",
+        job=job.name,
+        last_op=flow.steps[-1].op_name,
         flow=flow.name,
         flow_file=str(flow.path),
         folder=flow.folder,

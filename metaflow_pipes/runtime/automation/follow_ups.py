@@ -55,9 +55,13 @@ class FollowUp(ABC):
 
     Attributes:
         name: The name of its sensor.
+        job: The job of the runs.
+        last_op: The op of the flow's last step.
     """
 
     name: str
+    job: str
+    last_op: str
 
     @abstractmethod
     def is_due(self, status: dg.DagsterRunStatus) -> bool:
@@ -66,6 +70,29 @@ class FollowUp(ABC):
     @abstractmethod
     def limit_seconds(self, status: dg.DagsterRunStatus) -> float:
         """How long it can take, at most."""
+
+    def run_of_flow(self, instance: DagsterInstance, run_id: str) -> DagsterRun | None:
+        """A run with the status that it has for the flow; None if it has run none of the flow's steps, or is deleted.
+
+        A run of assets can have failed with others of its assets, when the flow had come to its end.
+
+        Args:
+            instance: The Dagster instance.
+            run_id: The Dagster run.
+        """
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.job_name == self.job:
+            return run
+        steps = [step for step in instance.get_run_step_stats(run_id) if self.is_of_flow(run, step.step_key)]
+        if not steps:
+            return None
+        end = f"{self.job}.{self.last_op}"
+        is_done = any(step.step_key == end and step.status and step.status.value == "SUCCESS" for step in steps)
+        return run.with_status(dg.DagsterRunStatus.SUCCESS) if run.is_failure_or_canceled and is_done else run
+
+    def is_of_flow(self, run: DagsterRun, step_key: str) -> bool:
+        """Whether a Dagster step of a run is one of the flow's: in a run of assets, their keys begin with the job."""
+        return run.job_name == self.job or step_key.startswith(f"{self.job}.")
 
     @abstractmethod
     def act(self, instance: DagsterInstance, run: DagsterRun) -> Iterator[Outcome]:
@@ -97,7 +124,7 @@ def follow_up_on(instance: DagsterInstance, run_id: str, follow_up: FollowUp) ->
         run_id: The Dagster run.
         follow_up: The follow-up.
     """
-    run = instance.get_run_by_id(run_id)
+    run = follow_up.run_of_flow(instance, run_id)
     if run is None or not run.is_finished or not follow_up.is_due(run.status) or not _claim(instance, run, follow_up):
         return
     try:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from metaflow_pipes.names import FLOW_TAG
+from metaflow_pipes.run_tags import is_run_of
+from metaflow_pipes.runtime.assets.specs import assets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from metaflow_pipes.runtime.flow import MetaflowFlow
 
 # The statuses of runs that have not ended, also of those that wait in Dagster's queue.
 UNDER_WAY = [
@@ -23,15 +26,21 @@ UNDER_WAY = [
 _NAMED_RUNS = 5
 
 
-def runs_under_way(instance: dg.DagsterInstance, job: dg.JobDefinition) -> list[dg.DagsterRun]:
-    """The runs of a job that have not ended, however they were started, the latest first.
+def runs_under_way(instance: dg.DagsterInstance, flow: MetaflowFlow, job: dg.JobDefinition) -> list[dg.DagsterRun]:
+    """The runs of a flow's job, or of its assets, that have not ended, however they were started, the latest first.
 
     Args:
         instance: The instance that keeps the runs.
+        flow: The flow.
         job: The job. Of another one that has its name in another code location, runs of the same flow count, too.
     """
-    tags = {name: value for name, value in job.tags.items() if name == FLOW_TAG}
-    return list(instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY, tags=tags)))
+    assets = {spec.key for spec in assets_of(flow).values()}
+    return [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+        # a run of assets has no tags before a flow of it begins
+        if is_run_of(run.job_name, run.tags, flow.name, job.name) or not assets.isdisjoint(run.asset_selection or ())
+    ]
 
 
 def too_many(job: dg.JobDefinition, runs: Sequence[dg.DagsterRun], limit: int | None) -> str | None:

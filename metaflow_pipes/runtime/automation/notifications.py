@@ -34,6 +34,8 @@ ANSWER_SECONDS = 5
 TRIES = 2
 PAUSE_SECONDS = 2
 # How much of an exception's message a message shows.
+# How many failures of a run are looked at: in a run of assets, not all are the flow's.
+_FAILURES = 100
 SHOWN_CHARACTERS = 2000
 # What stands before the name of a variable that holds an address.
 ENVIRONMENT_PREFIX = "env:"
@@ -73,6 +75,8 @@ def notification_sensor(
     """
     notifications = Notifications(
         name=f"{job.name}_notifications",
+        job=job.name,
+        last_op=flow.steps[-1].op_name,
         flow=flow.name,
         user=flow.user,
         metaflow_ui_url=flow.settings.get(_UI_URL),
@@ -201,14 +205,14 @@ class Notifications(FollowUp):
     def _summary(self, instance: DagsterInstance, run: DagsterRun) -> RunSummary:
         run_id = metaflow_run_id_of(run.run_id, run.tags, is_selection=bool(run.step_keys_to_execute))
         user = run.tags.get(USER_TAG, self.user)
-        step, error_type, error = _failure(instance, run)
+        step, error_type, error = _failure(instance, run, lambda key: self.is_of_flow(run, key))
         dagster_url = os.environ.get(URL_VARIABLE) or DAGSTER_DEV_URL
         metaflow_url = self.metaflow_ui_url or os.environ.get(_UI_URL)
         return RunSummary(
             flow=self.flow,
             run_id=run_id,
             dagster_run_id=run.run_id,
-            job=run.job_name,
+            job=self.job,
             status=_ENDS[run.status],
             user=user,
             triggered_by=_trigger(run.tags) or f"{user}, by hand",
@@ -253,13 +257,16 @@ def _event_names(triggers: str) -> list[str]:
         return []  # a tag that somebody has written by hand
 
 
-def _failure(instance: DagsterInstance, run: DagsterRun) -> tuple[str | None, str | None, str | None]:
-    """The first step of a run that failed, and its exception's type and message; each None if there is none."""
+def _failure(
+    instance: DagsterInstance, run: DagsterRun, is_own: Callable[[str], bool]
+) -> tuple[str | None, str | None, str | None]:
+    """The flow's first step that failed, and its exception's type and message; each None if there is none."""
     if run.status == dg.DagsterRunStatus.SUCCESS:
         return None, None, None
     for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
-        records = instance.get_records_for_run(run.run_id, of_type=kind, limit=1).records
-        event = records[0].event_log_entry.dagster_event if records else None
+        records = instance.get_records_for_run(run.run_id, of_type=kind, limit=_FAILURES).records
+        events = (record.event_log_entry.dagster_event for record in records)
+        event = next((event for event in events if event and (not event.step_key or is_own(event.step_key))), None)
         if event is not None:
             error: SerializableErrorInfo | None = getattr(event.event_specific_data, "error", None)
             error_type, message = (None, event.message or "") if error is None else _root_cause(error)

@@ -60,7 +60,7 @@ def flow_schedule(
             # after a crash the tick is evaluated again, when the run that it is to start may be there
             runs = [
                 run
-                for run in runs_under_way(context.instance, job)
+                for run in runs_under_way(context.instance, flow, job)
                 if run.tags.get(SCHEDULED_TIME_TAG) != tags[SCHEDULED_TIME_TAG]
             ]
             reason = too_many(job, runs, max_concurrent_runs)
