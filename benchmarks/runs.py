@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import json
 import os
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from pathlib import Path
 import dagster as dg
 from results import keep, parser_of, prepare
 
+from metaflow_pipes.names import ORIGIN_RUN_ID_TAG
 from metaflow_pipes.process_stat import process_stat
 from step_wrapper.processes import adopt_orphans
 
@@ -93,12 +95,13 @@ def _split(ways: int) -> str:
     )
 
 
-def _foreach(items: int, body: str = "pass") -> str:
+def foreach(items: int, body: str = "pass", last: str = "pass") -> str:
+    """A flow with a foreach; `body` and `last` are statements of its tasks and of its last step."""
     return _steps(
         ("start", f"self.items = list(range({items}))", 'self.work, foreach="items"'),
         ("work", body, "self.join"),
         ("join", "pass", "self.end"),
-        ("end", "pass", ""),
+        ("end", last, ""),
     )
 
 
@@ -117,11 +120,11 @@ CPUS = os.cpu_count() or 1
 SHAPES = {
     "linear 5": Shape(_linear(5), CPUS, 5),
     "split 10": Shape(_split(10), CPUS, 13),
-    "foreach 20": Shape(_foreach(20), CPUS, 23),
-    "foreach 100": Shape(_foreach(100), CPUS, 103),
-    "foreach 500": Shape(_foreach(500), CPUS, 503),
+    "foreach 20": Shape(foreach(20), CPUS, 23),
+    "foreach 100": Shape(foreach(100), CPUS, 103),
+    "foreach 500": Shape(foreach(500), CPUS, 503),
     "nested 10x10": Shape(_nested(10, 10), CPUS, 123),
-    "foreach 100, 1 s of sleep": Shape(_foreach(100, "__import__('time').sleep(1)"), 50, 103),
+    "foreach 100, 1 s of sleep": Shape(foreach(100, "__import__('time').sleep(1)"), 50, 103),
     "100 MB of output": Shape(
         _steps(("start", "print(*(['x' * 99] * 1_000_000), sep='\\n')", "self.end"), ("end", "pass", "")), CPUS, 2
     ),
@@ -154,21 +157,24 @@ def main() -> None:
             for _ in range(options.rounds):
                 for side, runs in measured.items():
                     runs.append(bench.metaflow() if side == METAFLOW else bench.dagster(side))
-        print(f"\n{name} ({shape.workers} workers, median of {options.rounds})")
-        print(
-            f"{'':32}{'run':>8}{'ratio':>8}{'start-up':>10}{'CPU':>9}{'ratio':>8}{'peak':>9}{'run process, per op':>21}"
-        )
-        base = measured[METAFLOW]
-        for side, runs in measured.items():
-            print(_row(side, runs, base), flush=True)
+        print_table(name, shape.workers, measured)
         figures[name] = {side: [asdict(run) for run in runs] for side, runs in measured.items()}
     keep(options.json, "runs", figures)
+
+
+def print_table(title: str, workers: int, measured: dict[str, list[Measured]]) -> None:
+    """Print the medians of each side, the others as ratios of the first one, which is Metaflow's own."""
+    base = next(iter(measured.values()))
+    print(f"\n{title} ({workers} workers, median of {len(base)})")
+    print(f"{'':32}{'run':>8}{'ratio':>8}{'start-up':>10}{'CPU':>9}{'ratio':>8}{'peak':>9}{'run process, per op':>21}")
+    for side, runs in measured.items():
+        print(_row(side, runs, base), flush=True)
 
 
 def _row(side: str, runs: list[Measured], base: list[Measured]) -> str:
     seconds, cpu, memory = (_median(runs, name) for name in ("run_seconds", "cpu_seconds", "peak_megabytes"))
     row = f"{side:32}{seconds:6.2f} s"
-    if side == METAFLOW:
+    if runs is base:
         return f"{row}{'':18}{cpu:7.2f} s{'':8}{memory:6.0f} MB"
     start_up = _median(runs, "command_seconds") - seconds
     ratios = seconds / _median(base, "run_seconds"), cpu / _median(base, "cpu_seconds")
@@ -204,20 +210,37 @@ class Bench:
             "METAFLOW_HOME": metaflow_home,
         }
 
-    def metaflow(self) -> Measured:
-        """A run by Metaflow's own runner."""
-        workers = f"--max-workers={self._shape.workers}"
-        seconds, cpu, samples = self._measure("bench.py", "--no-pylint", "run", workers, "--max-num-splits=1000")
+    def metaflow(self, *command: str) -> Measured:
+        """A run by Metaflow's own runner.
+
+        Args:
+            command: The command and options of its own; by default `run`.
+        """
+        seconds, cpu, samples = self._measure(*self._metaflow_command(*command))
         return Measured(seconds, seconds, cpu, samples.peak_megabytes)
 
-    def dagster(self, executor: str) -> Measured:
-        """A run on Dagster."""
+    def failed_origin(self, variable: str) -> str:
+        """The id of a run by Metaflow's own runner that fails where a variable is set."""
+        command = [sys.executable, *self._metaflow_command("run", "--run-id-file", "origin")]
+        environment = {**self._environment, variable: "1"}
+        failed = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, check=False)
+        assert failed.returncode, "the run to resume did not fail"
+        return (self._folder / "origin").read_text()
+
+    def dagster(self, executor: str, origin: str | None = None) -> Measured:
+        """A run on Dagster.
+
+        Args:
+            executor: The executor.
+            origin: The Metaflow run that it resumes, or None.
+        """
         file = f"{executor.replace(':', '_')}.py"
         if not (self._folder / file).exists():
             # an executor of Dagster's own has its own limit: the number of CPUs
             limit = () if ":" in executor else ("--max-workers", str(self._shape.workers))
             self._measure("bench.py", "--no-pylint", "dagster", "create", file, "--executor", executor, *limit)
-        seconds, cpu, samples = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow")
+        tags = () if origin is None else ("--tags", json.dumps({ORIGIN_RUN_ID_TAG: origin}))
+        seconds, cpu, samples = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow", *tags)
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             (record,) = instance.get_run_records(limit=1)
         assert record.dagster_run.is_success, f"the run on {executor} did not succeed"
@@ -230,6 +253,10 @@ class Bench:
             samples.peak_megabytes,
             samples.own_cpu_seconds(record.start_time, record.end_time) / self._shape.tasks,
         )
+
+    def _metaflow_command(self, command: str = "run", *options: str) -> list[str]:
+        limits = [f"--max-workers={self._shape.workers}", "--max-num-splits=1000"]
+        return ["bench.py", "--no-pylint", command, *limits, *options]
 
     def _measure(self, *arguments: str) -> tuple[float, float, _Samples]:
         """The seconds and CPU seconds of a Python command and all its descendants, and samples of them."""

@@ -1,6 +1,7 @@
 """`python -m step_wrapper PATHSPEC`: run the Metaflow task that the Dagster op above describes through Pipes.
 
-`python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from.
+`python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from, and one forked as
+`python -m step_wrapper --clones` clones one task after another.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from step_wrapper import wire
 from step_wrapper.logs import flush_output
 from step_wrapper.step import garbage
 
@@ -22,10 +24,13 @@ def main(channel: socket.socket | None = None) -> int:
     Args:
         channel: The socket by which the run's process hears of this process, if that is a forked one.
     """
+    if sys.argv[1:] == [wire.CLONES]:
+        from step_wrapper.cloning import serve
+
+        return serve()
     garbage.collect_seldom()
     from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
-    from step_wrapper import wire
     from step_wrapper.launch import Launch
     from step_wrapper.supervisor import Supervisor
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from step_wrapper.wire import RUN_WORKER_VARIABLE
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection
 
 _PR_SET_PDEATHSIG = 1
@@ -169,3 +172,21 @@ def reap_all() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def set_killed_at_end_of(requests: socket.socket, is_killed: bool) -> None:
+    """Whether the kernel ends this process at a socket's end, or at a message: while it does not look at that itself.
+
+    Args:
+        requests: The socket to the run's process.
+        is_killed: Whether it does from now on (Linux only).
+    """
+    flags = fcntl.fcntl(requests, fcntl.F_GETFL) & ~os.O_ASYNC
+    if is_killed:
+        fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(requests, fcntl.F_SETFL, flags | (os.O_ASYNC if is_killed else 0))
+    # what has happened before, the kernel does not tell of
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    if is_killed and poll.poll(0):
+        os.kill(os.getpid(), signal.SIGIO)

@@ -8,7 +8,6 @@ tasks that it has forked go on. Linux only. The messages between the two process
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from step_wrapper import wire
 from step_wrapper.logs import flush_output
 from step_wrapper.process_image import ProcessImage
+from step_wrapper.processes import set_killed_at_end_of
 from step_wrapper.step import garbage, preloading, running
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def serve(run: Callable[[socket.socket], int]) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    _set_killed_at_end_of(requests, True)
+    set_killed_at_end_of(requests, True)
     image = ProcessImage.of_this_process(wire.TASK_VARIABLES)
     options: wire.WarmOptions = json.loads(sys.argv[2])
     try:
@@ -215,25 +215,12 @@ def serve(run: Callable[[socket.socket], int]) -> None:
         _tell(requests, wire.UNFIT + str(error).encode())
         return
     signal.alarm(0)
-    _set_killed_at_end_of(requests, False)
+    set_killed_at_end_of(requests, False)
     output = Output.of_this_process(start_sizes)
     # pages with objects that are only looked at stay shared
     gc.freeze()
     _tell(requests, wire.READY)
     WarmProcess(requests, image, output, run).serve()
-
-
-def _set_killed_at_end_of(requests: socket.socket, is_killed: bool) -> None:
-    """Whether the kernel ends this process at the socket's end: it does not look at that itself while it imports."""
-    flags = fcntl.fcntl(requests, fcntl.F_GETFL) & ~os.O_ASYNC
-    if is_killed:
-        fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(requests, fcntl.F_SETFL, flags | (os.O_ASYNC if is_killed else 0))
-    # what has happened before, the kernel does not tell of; nothing is sent before this process is ready
-    poll = select.poll()
-    poll.register(requests, select.POLLIN)
-    if is_killed and poll.poll(0):
-        os.kill(os.getpid(), signal.SIGIO)
 
 
 def _write(texts: list[bytes]) -> None:

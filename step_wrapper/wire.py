@@ -43,6 +43,13 @@ ENDED = b"ended:"
 # What goes with a request for a task: the task's socket, and its standard input, output and error.
 FORK_DESCRIPTORS = 4
 MAX_FORK_REQUEST_BYTES = 1 << 16
+# The argument of a process that clones one task after another, in a run that resumes another, and its answer to each
+# request: whether it has cloned the task and reported it, or whether the task's own process is to see to that. With a
+# request go the task's standard output and error.
+CLONES = "--clones"
+CLONED = b"cloned"
+NOT_CLONED = b"not cloned"
+CLONE_DESCRIPTORS = 2
 # The variables that each task has a value of its own for. A warm process is given them padded, as room for those.
 TASK_VARIABLES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES", "METAFLOW_RUN_ID")
 PADDING = 1 << 9
@@ -175,6 +182,14 @@ class Request(NamedTuple):
     run_limit_seconds: int | None
     run_seconds_left: float | None
     triggers: list[dict[str, Any]]
+
+    @property
+    def may_be_cloned(self) -> bool:
+        """Whether nothing but cloning a task is asked for, should the origin have one: the start step begins a run."""
+        resumption = self.resumption
+        if resumption is None or not resumption.may_clone or self.step not in resumption.steps_to_clone:
+            return False
+        return self.init is None and self.ended_with is None and not self.done_as
 
     def as_extras(self) -> dict[str, Any]:
         """The Pipes extras that hold the request."""

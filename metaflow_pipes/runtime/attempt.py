@@ -183,10 +183,11 @@ class _Attempt:
         Args:
             ended_with: The exit code of the process that has run the attempt, if it shall only be reported.
         """
+        request = self._request(ended_with)
         invocation = self.pipes.run(
             context=self.context,
             command=[sys.executable, "-m", "step_wrapper", self.pathspec],
-            extras=self._request(ended_with).as_extras(),
+            extras=request.as_extras(),
             base_env={**self.flow.environment(os.environ), **self.inputs.environment},
             # Metaflow's own runner sets these two last as well
             env={
@@ -198,7 +199,8 @@ class _Attempt:
             cwd=self._folder,
             # an interpreter that can't start says why there, now as before
             keep_stderr=ended_with is not None,
-            flow=self.flow,
+            flow=self.flow if ended_with is None else None,
+            may_be_cloned=request.may_be_cloned,
         )
         own_key = asset_key_of(self.flow, self.step)
         for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):

@@ -9,13 +9,39 @@ import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from step_wrapper import wire
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class StepLaunch(NamedTuple):
+    """The launch of a step's process.
+
+    Attributes:
+        command: The command: a Python interpreter, and `-m step_wrapper` with its arguments.
+        environment: The whole environment.
+        folder: The working directory, or None for this process's.
+        stdout: The file descriptor that takes its stdout; None is that of this process.
+        stderr: The same of its stderr.
+        stdin: The file descriptor that is its standard input; None is that of this process.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str | None
+    stdout: int | None
+    stderr: int | None
+    stdin: int | None = None
+
+    @property
+    def streams(self) -> list[int]:
+        """The file descriptors of its standard input, output and error."""
+        own = self.stdin, self.stdout, self.stderr
+        return [number if descriptor is None else descriptor for number, descriptor in enumerate(own)]
 
 
 class StepProcess(Protocol):
@@ -51,12 +77,30 @@ class StepProcess(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the lifeline, and of all else by which this process has known it."""
+        """Let go of that by which this process has known it."""
         ...
 
 
 class StartedProcess(subprocess.Popen[bytes]):
-    """A process that this one has started."""
+    """A process that this one has started.
+
+    Args:
+        launch: What is started.
+
+    Raises:
+        OSError: It can't be started.
+    """
+
+    def __init__(self, launch: StepLaunch):
+        super().__init__(
+            launch.command,
+            cwd=launch.folder,
+            env=launch.environment,
+            stdin=launch.stdin,
+            stdout=launch.stdout,
+            stderr=launch.stderr,
+            start_new_session=True,
+        )
 
     def kill_group(self) -> None:
         """As `StepProcess.kill_group`."""
@@ -66,8 +110,6 @@ class StartedProcess(subprocess.Popen[bytes]):
 
     def close(self) -> None:
         """As `StepProcess.close`."""
-        if self.stdin is not None:
-            self.stdin.close()
 
 
 class ForkedProcess:
@@ -76,13 +118,11 @@ class ForkedProcess:
     Args:
         pid: Its number.
         channel: The socket by which it is heard of; closed with it.
-        lifeline: The descriptor that it reads the end of when this process dies; closed with it.
     """
 
-    def __init__(self, pid: int, channel: socket.socket, lifeline: int):
+    def __init__(self, pid: int, channel: socket.socket):
         self.pid = pid
         self._channel = channel
-        self._lifeline = lifeline
         self._exit_code: int | None = None
         self._lock = threading.Lock()
 
@@ -117,9 +157,7 @@ class ForkedProcess:
     def close(self) -> None:
         """As `StepProcess.close`."""
         with self._lock:
-            if self._channel.fileno() >= 0:
-                self._channel.close()
-                os.close(self._lifeline)
+            self._channel.close()
 
     def _send(self, function: Callable[[int, int], None], number: int) -> None:
         if self.poll() is None:

@@ -13,6 +13,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from metaflow_pipes.runtime.cloners import Cloners
     from metaflow_pipes.runtime.step_process import StepProcess
     from metaflow_pipes.runtime.warm import WarmProcesses
 
@@ -25,12 +26,14 @@ class StepThread:
         stdout: The file descriptor that takes the stdout of its processes; None is that of this process.
         stderr: The same of their stderr.
         warm_processes: The processes that its own can be forked from; None if each is started by itself.
+        cloners: The processes that clone tasks of a resumed run; None if each clone has a process of its own.
         gives_way: Called when the op's last process has ended, so that another op may begin while this one reports.
     """
 
     stdout: int | None = None
     stderr: int | None = None
     warm_processes: WarmProcesses | None = None
+    cloners: Cloners | None = None
     gives_way: Callable[[], None] = lambda: None
     _process: StepProcess | None = None
     _is_ending: threading.Event = field(default_factory=threading.Event)

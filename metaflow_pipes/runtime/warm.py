@@ -5,22 +5,21 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from metaflow_pipes.runtime.step_process import ForkedProcess
 from step_wrapper import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable
 
     from metaflow_pipes.names import WarmStart
+    from metaflow_pipes.runtime.step_process import StepLaunch
 
 # The environment variable that says it for all runs whose run config doesn't.
 WARM_VARIABLE = "METAFLOW_PIPES_WARM"
@@ -46,25 +45,6 @@ class NotForkedError(Exception):
     def __init__(self, reason: str, *, may_try_again: bool = False):
         super().__init__(reason)
         self.may_try_again = may_try_again
-
-
-@dataclass(frozen=True)
-class StepLaunch:
-    """The launch of a step's process.
-
-    Attributes:
-        command: The command: a Python interpreter, and `-m step_wrapper` with its arguments.
-        environment: The whole environment.
-        folder: The working directory, or None for this process's.
-        stdout: The file descriptor that takes its stdout; None is that of this process.
-        stderr: The same of its stderr.
-    """
-
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    folder: str | None
-    stdout: int | None
-    stderr: int | None
 
 
 class _Key(NamedTuple):
@@ -117,15 +97,9 @@ class WarmProcess:
         with contextlib.ExitStack() as ours:
             channel, channel_of_task = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.enter_context(channel)
-            lifeline_of_task, lifeline = os.pipe()
-            on_failure = ours.enter_context(contextlib.ExitStack())
-            on_failure.callback(os.close, lifeline)
-            with channel_of_task, _closed(lifeline_of_task):
-                stdout = 1 if launch.stdout is None else launch.stdout
-                stderr = 2 if launch.stderr is None else launch.stderr
-                with self._lock:
-                    self._become_ready()
-                    self._ask(launch, [channel_of_task.fileno(), lifeline_of_task, stdout, stderr])
+            with channel_of_task, self._lock:
+                self._become_ready()
+                self._ask(launch, [channel_of_task.fileno(), *launch.streams])
             channel.settimeout(FORK_SECONDS)
             try:
                 answer = channel.recv(wire.MAX_FORK_REQUEST_BYTES)
@@ -137,9 +111,8 @@ class WarmProcess:
             except OSError as error:
                 raise NotForkedError(f"it has gone: {error}", may_try_again=True) from None
             channel.settimeout(None)
-            on_failure.pop_all()
             ours.pop_all()
-        return ForkedProcess(int(answer.removeprefix(wire.FORKED)), channel, lifeline)
+        return ForkedProcess(int(answer.removeprefix(wire.FORKED)), channel)
 
     def end(self) -> None:
         """Let it end; steps that it has forked go on."""
@@ -294,12 +267,3 @@ def _failure(answer: bytes) -> NotForkedError:
         reason = answer.removeprefix(wire.NOT_FORKED).decode(errors="replace")
         return NotForkedError(f"it can't be forked: {reason}")
     return NotForkedError("that process has ended", may_try_again=True)
-
-
-@contextlib.contextmanager
-def _closed(descriptor: int) -> Iterator[None]:
-    """Close a descriptor at the end of the context."""
-    try:
-        yield
-    finally:
-        os.close(descriptor)

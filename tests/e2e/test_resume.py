@@ -35,6 +35,7 @@ class Resumed:
         self.project = project
         self.definitions = project.compile("resumed.py", "--executor", "in_process")
         self.job = job_of(self.definitions)
+        self.warm_definitions = project.compile("resumed.py", to="warm.py")
         # an item of a foreach within a foreach breaks in its second iteration, when the other one is through
         self.broken_turn = "turn-1-1-1 inner_join-0"
         self.at_turn = self.origin(self.broken_turn)
@@ -56,6 +57,12 @@ class Resumed:
 
     def resume(self, origin: str, **tags: str) -> dg.ExecuteInProcessResult:
         return execute(self.job, tags={ORIGIN_RUN_ID_TAG: origin, **tags})
+
+    def resume_warm(self, origin: str, **tags: str) -> Any:
+        """Resume in threads, where one process clones several tasks."""
+        with dg.DagsterInstance.ephemeral(tempdir=str(self.project.folder)) as instance:
+            job = persistent(self.warm_definitions)
+            return dg.execute_job(job, instance, tags={ORIGIN_RUN_ID_TAG: origin, **tags})
 
     def run(self, run_id: str) -> Any:
         return self.project.metaflow_run("ResumedFlow", run_id)
@@ -99,7 +106,7 @@ def messages_of(result: Any, instance: dg.DagsterInstance) -> list[str]:
 
 
 def test_tasks_of_a_broken_foreach_are_cloned_one_by_one(resumed):
-    result = resumed.resume(resumed.at_turn)
+    result = resumed.resume_warm(resumed.at_turn)
     assert result.success
     tasks = tasks_of(resumed.run(f"dagster-{result.run_id}"))
     assert tasks == resumed.native(resumed.at_turn)
@@ -128,7 +135,7 @@ def test_control_task_is_cloned_with_its_workers(resumed, all_but_the_end):
 
 def test_run_of_dagster_that_was_resumed_can_be_resumed_from_a_step(resumed, all_but_the_end):
     origin = f"dagster-{all_but_the_end.run_id}"
-    result = resumed.resume(origin, **{STEP_TO_RERUN_TAG: "node_join"})
+    result = resumed.resume_warm(origin, **{STEP_TO_RERUN_TAG: "node_join"})
     assert result.success
     tasks = tasks_of(resumed.run(f"dagster-{result.run_id}"))
     assert steps_that_ran(tasks) == {"node_join", "end"}

@@ -21,6 +21,7 @@ import pytest
 from support import Project, failure_description, is_running, persistent
 
 from metaflow_pipes.runtime import warm
+from metaflow_pipes.runtime.step_process import StepLaunch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -456,7 +457,7 @@ def _warm_processes() -> Iterator[Callable[[], Any]]:
     processes = warm.WarmProcesses("metaflow")
     with contextlib.closing(processes), tempfile.TemporaryFile() as output:
         command = [sys.executable, "-m", "step_wrapper"]
-        launch = warm.StepLaunch(command, dict(os.environ), None, output.fileno(), output.fileno())
+        launch = StepLaunch(command, dict(os.environ), None, output.fileno(), output.fileno())
         yield lambda: processes.fork(launch, "local", "flow.py", warnings.append)
 
 
@@ -534,7 +535,7 @@ def test_processes_that_still_import_are_not_ended_for_the_sake_of_others(projec
         def fork(number: int) -> None:
             environment = {**os.environ, "OF_STEP": str(number)}
             command = [sys.executable, "-m", "step_wrapper"]
-            launch = warm.StepLaunch(command, environment, str(flows.folder), output.fileno(), output.fileno())
+            launch = StepLaunch(command, environment, str(flows.folder), output.fileno(), output.fileno())
             process = processes.fork(launch, "local", str(flow_file), warnings.append)
             if process is not None:
                 exit_codes.append(process.wait(60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from typing import IO, TYPE_CHECKING
@@ -16,17 +17,17 @@ from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.events import publisher
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
-from metaflow_pipes.runtime.step_process import StartedProcess
-from metaflow_pipes.runtime.warm import StepLaunch
+from metaflow_pipes.runtime.step_process import StartedProcess, StepLaunch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dagster import AssetExecutionContext, OpExecutionContext, PipesClientCompletedInvocation
     from dagster_pipes import PipesExtras
 
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.step_process import StepProcess
+    from metaflow_pipes.runtime.step_thread import StepThread
 
 # The supervisor gives the step 10 s to end itself, needs up to 6 s to end what it leaves behind, and gives up after 8 s
 # to store its logs and its outcome in a datastore that can't be reached. Usually it takes a moment.
@@ -81,6 +82,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         base_env: Mapping[str, str] | None = None,
         keep_stderr: bool = False,
         flow: MetaflowFlow | None = None,
+        may_be_cloned: bool = False,
     ) -> PipesClientCompletedInvocation:
         """Run a process in a Pipes session and wait for its end.
 
@@ -93,6 +95,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             base_env: Variables that rank below those of the client, and above the run's environment.
             keep_stderr: Whether to keep the end of the process's stderr, which is then passed on at its end only.
             flow: The flow, if the command runs a step of it, which a warm process can fork; else None.
+            may_be_cloned: Whether the step may be one that is cloned, which another process than its own can do.
 
         Returns:
             What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata, and
@@ -116,10 +119,13 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             bootstrap = session.get_bootstrap_env_vars()
             environment.update(bootstrap)
             orphans.end_with_run_worker()
-            with (
-                self._supervised(context, command, environment, cwd or self.cwd, kept, flow) as process,
-                step_thread.current().waits_for(process),
-            ):
+            thread = step_thread.current()
+            stderr = thread.stderr if kept is None else kept.fileno()
+            launch = StepLaunch(list(command), environment, cwd or self.cwd, thread.stdout, stderr)
+            fork = _forking(context, thread, flow)
+            if may_be_cloned and thread.cloners is not None and thread.cloners.clone(launch, fork, thread.waits_for):
+                return dg.PipesClientCompletedInvocation(session)
+            with self._supervised(launch, fork) as process, thread.waits_for(process):
                 exit_code = process.wait()
             if exit_code < 0:
                 count = orphans.kill_orphans(process.pid, bootstrap)
@@ -136,40 +142,24 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
 
     @contextlib.contextmanager
     def _supervised(
-        self,
-        context: OpExecutionContext | AssetExecutionContext,
-        command: str | Sequence[str],
-        environment: Mapping[str, str],
-        cwd: str | None,
-        stderr: IO[bytes] | None,
-        flow: MetaflowFlow | None,
+        self, launch: StepLaunch, fork: Callable[[StepLaunch], StepProcess | None]
     ) -> Iterator[StepProcess]:
         """Launch a process that ends no later than this context.
 
         Its standard input is the lifeline: nothing is ever written, and it ends when this process does.
         """
-        thread = step_thread.current()
-        thread.check()
-        process: StepProcess | None = None
-        if flow is not None and stderr is None and thread.warm_processes is not None:
-            launch = StepLaunch(list(command), environment, cwd, thread.stdout, thread.stderr)
-            process = thread.warm_processes.fork(launch, flow.datastore, str(flow.path), context.log.warning)
-        if process is None:
-            process = StartedProcess(
-                command,
-                cwd=cwd,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=thread.stdout,
-                stderr=thread.stderr if stderr is None else stderr,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                self._end(process)
-            process.close()
+        step_thread.current().check()
+        lifeline, lifeline_of_process = socket.socketpair()
+        with lifeline:
+            with lifeline_of_process:
+                launch = launch._replace(stdin=lifeline_of_process.fileno())
+                process = fork(launch) or StartedProcess(launch)
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    self._end(process)
+                process.close()
 
     def _end(self, process: StepProcess) -> None:
         process.terminate()
@@ -190,6 +180,16 @@ class _SessionContext(dg.OpExecutionContext):
     @property
     def has_assets_def(self) -> bool:
         return False
+
+
+def _forking(
+    context: OpExecutionContext | AssetExecutionContext, thread: StepThread, flow: MetaflowFlow | None
+) -> Callable[[StepLaunch], StepProcess | None]:
+    """The function that forks a step's process from a warm one, or returns None if that can't be."""
+    warm_processes = thread.warm_processes
+    if flow is None or warm_processes is None:
+        return lambda _: None
+    return lambda launch: warm_processes.fork(launch, flow.datastore, str(flow.path), context.log.warning)
 
 
 def exit_code_of(invocation: dg.PipesClientCompletedInvocation) -> int:

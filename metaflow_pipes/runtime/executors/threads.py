@@ -26,6 +26,7 @@ from dagster._core.execution.retries import RetryMode
 
 from metaflow_pipes.names import WARM_STARTS
 from metaflow_pipes.runtime.client.client import TERMINATION_TIMEOUT_SECONDS
+from metaflow_pipes.runtime.cloners import Cloners
 from metaflow_pipes.runtime.executors.compute_logs import compute_logs, described
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
@@ -162,8 +163,9 @@ class ThreadsExecutor(dg.Executor):
                 step_dependency_config=self.step_dependency_config,
             ) as active,
             contextlib.closing(WarmProcesses(self._warm)) as warm_processes,
+            contextlib.closing(Cloners()) as cloners,
         ):
-            steps = _Steps(context, warm_processes)
+            steps = _Steps(context, warm_processes, cloners)
             retries: dict[str, dg.DagsterEvent] = {}
             error: BaseException | None = None
             kill_at = leave_at = math.inf
@@ -190,7 +192,9 @@ class ThreadsExecutor(dg.Executor):
                         )
                         steps.leave()
                     if error is None:
-                        for step in active.get_steps_to_execute(limit=self._max_concurrent - steps.busy_count):
+                        room = self._max_concurrent - steps.busy_count
+                        # it sorts all steps that could run, also if none is to
+                        for step in active.get_steps_to_execute(limit=room) if room > 0 else ():
                             steps.start(step, context.for_step(step, active.get_known_state()))
                         yield from active.concurrency_event_iterator(context)
                     for news in steps.news(_seconds_to_wait(active)):
@@ -248,6 +252,7 @@ class _Steps:
 
     context: PlanExecutionContext
     warm_processes: WarmProcesses
+    cloners: Cloners
     _running: dict[str, tuple[threading.Thread, StepThread]] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _news: queue.SimpleQueue[_News] = field(default_factory=queue.SimpleQueue)
@@ -270,7 +275,9 @@ class _Steps:
     def start(self, step: ExecutionStep, context: StepExecutionContext) -> None:
         """Run a step in a thread of its own."""
         step_thread = StepThread(
-            warm_processes=self.warm_processes, gives_way=lambda: self._news.put(_News(step, gives_way=True))
+            warm_processes=self.warm_processes,
+            cloners=self.cloners,
+            gives_way=lambda: self._news.put(_News(step, gives_way=True)),
         )
         thread = threading.Thread(target=self._run, args=(step, context, step_thread), name=step.key, daemon=True)
         self._running[step.key] = thread, step_thread
