@@ -87,7 +87,9 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
         (ComputeLogManager.open_log_stream, ["log_key", "io_type"]),
         (LocalComputeLogManager.complete_artifact_path, ["log_key"]),
         (SqliteEventLogStorage._connect, ["shard"]),
+        (SqliteEventLogStorage._event_to_row, ["event"]),
         (SqliteEventLogStorage.conn_string_for_shard, ["shard_name"]),
+        (SqliteEventLogStorage.run_connection, ["run_id"]),
         (SqliteEventLogStorage.path_for_shard, ["run_id"]),
         (
             MultiprocessExecutor,
@@ -112,6 +114,13 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
 def test_dagster_has_what_the_executor_uses(function: Any, parameters: list[str]):
     known = list(inspect.signature(function).parameters)
     assert [name for name in known if name in parameters] == parameters
+
+
+def test_events_that_have_one_place_are_stored_there_alone():
+    source = inspect.getsource(SqliteEventLogStorage.store_event)
+    kinds = re.findall(r"event\.dagster_event_type in (\w+)", source)
+    assert kinds == ["ASSET_EVENTS", "ASSET_CHECK_EVENTS", "EVENT_TYPE_TO_PIPELINE_RUN_STATUS"]
+    assert "SqlEventLogStorageTable.insert()" in inspect.getsource(SqliteEventLogStorage.prepare_insert_event)
 
 
 def test_names_that_are_no_functions():

@@ -6,7 +6,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
+from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool, StaticPool
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 
+_INSERT_EVENT = SqlEventLogStorageTable.insert()
+# The events that are kept in a database of all runs, too.
+_MIRRORED_EVENTS = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
 # How many connections to a Postgres event log a run holds at most, beside those of a moment. Threads that find none
 # free open another one, which closes behind them.
 POSTGRES_CONNECTIONS = 4
@@ -45,9 +49,11 @@ def _sqlite_kept_open(storage: SqliteEventLogStorage) -> Iterator[None]:
         return
     kept = _KeptConnections(storage)
     storage._connect = kept.connect
+    storage.store_event = kept.store_event
     try:
         yield
     finally:
+        del storage.store_event
         del storage._connect
         kept.close()
 
@@ -122,6 +128,18 @@ class _KeptConnections:
                     # the UI watches the database's file, which would only be written to once in a while
                     with contextlib.suppress(OSError):
                         os.utime(self._storage.path_for_shard(shard))
+
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Store an event, in place of `SqliteEventLogStorage.store_event`.
+
+        Of ten events of a step, nine have no other place than their run's database. For each, Dagster makes a statement
+        anew, which SQLAlchemy has to look at: as much work as to insert the event.
+        """
+        if event.is_dagster_event and event.dagster_event_type in _MIRRORED_EVENTS:
+            SqliteEventLogStorage.store_event(self._storage, event)
+            return
+        with self._storage.run_connection(event.run_id) as connection:
+            connection.execute(_INSERT_EVENT, self._storage._event_to_row(event))
 
     def close(self) -> None:
         """Close the connections."""
