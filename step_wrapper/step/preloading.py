@@ -87,6 +87,8 @@ def import_modules_of(flow_file: str) -> None:
                 # what is no module of its own, but a name of one, can't be found
                 if name == module or importlib.util.find_spec(name) is not None:
                     importlib.import_module(name)
+            except SystemExit:
+                raise UnfitError(module, "ends Python") from None
             except Exception:
                 # a step may never come to this import, or finds a way around it
                 break
