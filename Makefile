@@ -9,6 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXAMPLES := train sweep retry
+# tests whose steps are started each by itself, and that are to pass with forked ones, too; and the other way round
+WARM := tests/faults/test_reporting.py tests/faults/test_timeouts.py tests/faults/test_full_pipe.py \
+	tests/e2e/test_environment.py
+COLD := tests/faults/test_processes.py tests/e2e/test_logs.py
 # Metaflow needs a user that is not root; a bare machine or container may name none
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -20,6 +24,8 @@ demo: $(VENV)/installed
 
 test: static
 	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --warm metaflow $(WARM)
+	$(BIN)/pytest -n 2 --dist loadgroup --warm off $(COLD)
 
 check: static
 	$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit
@@ -39,6 +45,7 @@ ui: $(VENV)/installed-ui
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runs.py
+	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/step_profile.py
 	$(BIN)/python benchmarks/output.py

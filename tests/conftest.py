@@ -29,7 +29,7 @@ if sys.prefix != sys.base_prefix:
 # Background jobs of a shell ignore SIGINT. Dagster would then ignore SIGTERM, too, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from support import Project  # noqa: E402
+from support import STEPS, Project  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pictures", action="store_true", help="let tests/ui take the pictures in docs/images")
+    ways = ("off", "metaflow", "flow")
+    parser.addoption(
+        "--warm",
+        choices=ways,
+        help="how all runs start their steps; by default each by itself in the test's own process, else forked",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    warm = config.getoption("warm")
+    if warm is not None:
+        STEPS.warm = os.environ["METAFLOW_PIPES_WARM"] = warm
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -16,9 +17,15 @@ import dagster as dg
 import metaflow
 from warm_python import WarmPython
 
+from metaflow_pipes.runtime.cloners import Cloners
+from metaflow_pipes.runtime.step_thread import StepThread, running
+from metaflow_pipes.runtime.warm import WarmProcesses
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
+
+    from metaflow_pipes.names import WarmStart
 
 FLOWS = Path(__file__).parent / "flows"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -29,6 +36,16 @@ NEED_NO_INTERPRETER = {
 }
 
 warm_python = WarmPython()
+
+
+@dataclass
+class Steps:
+    """How `execute` has the processes of steps started."""
+
+    warm: WarmStart = "off"
+
+
+STEPS = Steps()
 
 
 @dataclass
@@ -145,10 +162,18 @@ def job_of(definitions: Path) -> dg.JobDefinition:
 def execute(
     job: dg.JobDefinition, parameters: Mapping[str, Any] | None = None, **options: Any
 ) -> dg.ExecuteInProcessResult:
-    """Run a job in this process; `parameters` are the config of its first op."""
+    """Run a job in this process; `parameters` are the config of its first op.
+
+    Its steps are started by themselves, as by all executors but `threads`, or as `pytest --warm` says.
+    """
     start = job.nodes_in_topological_order[0].name
     run_config = {"ops": {start: {"config": dict(parameters)}}} if parameters is not None else None
-    return job.execute_in_process(run_config=run_config, raise_on_error=False, **options)
+    with (
+        contextlib.closing(WarmProcesses(STEPS.warm)) as warm_processes,
+        contextlib.closing(Cloners()) as cloners,
+        running(StepThread(warm_processes=warm_processes, cloners=cloners)),
+    ):
+        return job.execute_in_process(run_config=run_config, raise_on_error=False, **options)
 
 
 def persistent(definitions: Path) -> dg.ReconstructableJob:
