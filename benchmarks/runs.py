@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import importlib.util
 import json
 import os
 import statistics
@@ -41,11 +42,23 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Shape:
-    """A flow, how many of its steps may run at the same time, and how many tasks it has."""
+    """A flow.
+
+    Attributes:
+        source: The flow file.
+        workers: How many of its steps may run at the same time.
+        tasks: How many tasks it has.
+        options: More options of `create`.
+        needs: The modules that it imports; without one of them, it is left out.
+        floor: A definitions file of a job of the same shape whose ops return at once; or None.
+    """
 
     source: str
     workers: int
     tasks: int
+    options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    floor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +130,43 @@ def _nested(outer: int, inner: int) -> str:
 
 
 CPUS = os.cpu_count() or 1
+FLOOR = """import dagster as dg
+from metaflow_pipes.runtime import threads
+
+@dg.op(out=dg.DynamicOut(str))
+def start():
+    for item in range({items}):
+        yield dg.DynamicOutput(str(item), mapping_key=str(item))
+
+@dg.op
+def work(item: str) -> str:
+    return item
+
+@dg.op
+def join(items: list[str]) -> str:
+    return items[0]
+
+@dg.op
+def end(item: str) -> str:
+    return item
+
+@dg.job(executor_def=threads({workers}))
+def BenchFlow():
+    end(join(start().map(work).collect()))
+"""
 SHAPES = {
     "linear 5": Shape(_linear(5), CPUS, 5),
     "split 10": Shape(_split(10), CPUS, 13),
     "foreach 20": Shape(foreach(20), CPUS, 23),
-    "foreach 100": Shape(foreach(100), CPUS, 103),
+    "foreach 100": Shape(foreach(100), CPUS, 103, floor=FLOOR.format(items=100, workers=CPUS)),
     "foreach 500": Shape(foreach(500), CPUS, 503),
+    "foreach 100, pandas and scikit-learn": Shape(
+        "import pandas\nimport sklearn.linear_model\n" + foreach(100),
+        CPUS,
+        103,
+        options=("--warm", "flow"),
+        needs=("pandas", "sklearn"),
+    ),
     "nested 10x10": Shape(_nested(10, 10), CPUS, 123),
     "foreach 100, 1 s of sleep": Shape(foreach(100, "__import__('time').sleep(1)"), 50, 103),
     "100 MB of output": Shape(
@@ -132,6 +176,7 @@ SHAPES = {
 
 
 METAFLOW = "metaflow run"
+AT_ONCE = "ops that return at once"
 MAIN_EXECUTOR = "threads"
 EXECUTORS = (MAIN_EXECUTOR, "multiprocess", "dagster:multiprocess_executor")
 SMALL_TASKS = 25
@@ -148,15 +193,20 @@ def main() -> None:
     figures = {}
     for name in options.shapes or SHAPES:
         shape = SHAPES[name]
+        missing = [module for module in shape.needs if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"\n{name}: left out, since {', '.join(missing)} can't be imported (`pip install -e '.[bench]'`)")
+            continue
         executors = EXECUTORS if shape.tasks <= SMALL_TASKS else [MAIN_EXECUTOR]
         if options.executors:
             executors = options.executors.split(",")
-        measured: dict[str, list[Measured]] = {side: [] for side in (METAFLOW, *executors)}
+        floors = [] if shape.floor is None else [AT_ONCE]
+        measured: dict[str, list[Measured]] = {side: [] for side in (METAFLOW, *executors, *floors)}
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(Path(folder), shape)
             for _ in range(options.rounds):
                 for side, runs in measured.items():
-                    runs.append(bench.metaflow() if side == METAFLOW else bench.dagster(side))
+                    runs.append(bench.side(side))
         print_table(name, shape.workers, measured)
         figures[name] = {side: [asdict(run) for run in runs] for side, runs in measured.items()}
     keep(options.json, "runs", figures)
@@ -210,6 +260,14 @@ class Bench:
             "METAFLOW_HOME": metaflow_home,
         }
 
+    def side(self, name: str) -> Measured:
+        """A run by Metaflow's own runner, on Dagster by an executor, or of the job whose ops return at once."""
+        if name == AT_ONCE:
+            assert self._shape.floor is not None
+            (self._folder / "floor.py").write_text(self._shape.floor)
+            return self._execute("floor.py")
+        return self.metaflow() if name == METAFLOW else self.dagster(name)
+
     def metaflow(self, *command: str) -> Measured:
         """A run by Metaflow's own runner.
 
@@ -237,13 +295,16 @@ class Bench:
         file = f"{executor.replace(':', '_')}.py"
         if not (self._folder / file).exists():
             # an executor of Dagster's own has its own limit: the number of CPUs
-            limit = () if ":" in executor else ("--max-workers", str(self._shape.workers))
+            limit = () if ":" in executor else ("--max-workers", str(self._shape.workers), *self._shape.options)
             self._measure("bench.py", "--no-pylint", "dagster", "create", file, "--executor", executor, *limit)
+        return self._execute(file, origin)
+
+    def _execute(self, file: str, origin: str | None = None) -> Measured:
         tags = () if origin is None else ("--tags", json.dumps({ORIGIN_RUN_ID_TAG: origin}))
         seconds, cpu, samples = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow", *tags)
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             (record,) = instance.get_run_records(limit=1)
-        assert record.dagster_run.is_success, f"the run on {executor} did not succeed"
+        assert record.dagster_run.is_success, f"the run of {file} did not succeed"
         assert record.start_time is not None
         assert record.end_time is not None
         return Measured(

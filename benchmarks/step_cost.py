@@ -1,6 +1,8 @@
-"""CPU of one step's subprocess, all included, against Metaflow's own `python flow.py step`.
+"""CPU of one step's processes, all included, against Metaflow's own `python flow.py step`.
 
-Both run the same steps of the same flow alternately, in one benchmark. Prints the medians and their difference.
+All run the same steps of the same flow alternately, in one benchmark: Metaflow's own, steps that are started by
+themselves, and steps that are forked from a warm process, with what that takes for each of them. Prints the medians
+and their ratios; of forked steps the mean of CPU, which the kernel counts in hundredths of a second.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,12 @@ from results import keep, parser_of, prepare
 
 from metaflow_pipes.run_options import RunOptions
 from metaflow_pipes.runtime import MetaflowFlow
+from metaflow_pipes.runtime.step_process import ForkedProcess, StepLaunch
+from metaflow_pipes.runtime.warm import WarmProcesses
 from step_wrapper.wire import Request
+
+# Of /proc/<pid>/stat, counted behind the name: CPU of the process and of its children, by user and system.
+CPU_FIELDS = slice(14 - 3, 18 - 3)
 
 FLOW_SOURCE = """
 from metaflow import FlowSpec, step
@@ -56,19 +64,30 @@ def main() -> None:
             "end: metaflow-pipes": lambda: finish(bench.wrapped("end")),
         }
         costs = {name: [] for name in launchers}
-        for round_ in range(rounds + 1):
-            for name, launch in launchers.items():
-                cost = measure(launch)
-                if round_:  # the first round warms the caches
-                    costs[name].append(cost)
+        forked = {"start: metaflow-pipes, forked": [], "end: metaflow-pipes, forked": []}
+        with Forking(bench) as forking:
+            for round_ in range(rounds + 1):
+                for name, launch in launchers.items():
+                    cost = measure(launch)
+                    if round_:  # the first round warms the caches
+                        costs[name].append(cost)
+                for name, values in forked.items():
+                    cost = forking.measure(name.partition(":")[0])
+                    if round_:
+                        values.append(cost)
     print(f"{'':34}{'CPU s':>8}{'wall s':>8}   (medians of {rounds})")
     medians = {}
     for name, values in costs.items():
         medians[name] = [statistics.median(column) for column in zip(*values, strict=True)]
         print(f"{name:34}{medians[name][0]:8.3f}{medians[name][1]:8.3f}")
+    for name, values in forked.items():
+        cpu, wall = zip(*values, strict=True)
+        medians[name] = [statistics.mean(cpu), statistics.median(wall)]
+        print(f"{name:34}{medians[name][0]:8.3f}{medians[name][1]:8.3f}")
     for step in ("start", "end"):
-        ratio = medians[f"{step}: metaflow-pipes"][0] / medians[f"{step}: python flow.py step"][0]
-        print(f"{step}: metaflow-pipes takes x{ratio:.2f} the CPU")
+        base = medians[f"{step}: python flow.py step"][0]
+        ratios = [medians[f"{step}: metaflow-pipes{way}"][0] / base for way in ("", ", forked")]
+        print(f"{step}: metaflow-pipes takes x{ratios[0]:.2f} the CPU, and x{ratios[1]:.2f} where it is forked")
     columns = ("cpu_seconds", "wall_seconds")
     keep(options.json, "step_cost", {name: dict(zip(columns, row, strict=True)) for name, row in medians.items()})
 
@@ -81,9 +100,57 @@ def measure(launch) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
+def cpu_seconds_of_children() -> float:
+    """CPU seconds of the children of this process that run, and of all that they have waited for."""
+    total = 0
+    for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        total += sum(map(int, fields[CPU_FIELDS]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def finish(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end of a step, which is to be a success."""
     assert process.wait() == 0
+
+
+class Forking:
+    """Forks steps from a warm process, while the context is open.
+
+    Args:
+        bench: What is forked.
+    """
+
+    def __init__(self, bench: StepBenchmark):
+        self._bench = bench
+        self._processes = WarmProcesses("metaflow")
+
+    def __enter__(self) -> Forking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
+
+    def measure(self, step: str) -> tuple[float, float]:
+        """CPU seconds of a step, of all its processes and of the warm one for it, and wall seconds."""
+        command, environment = self._bench.launch(step)
+        lifeline, stdin = socket.socketpair()
+        with lifeline, stdin, open(os.devnull, "wb") as output:  # noqa: PTH123
+            launch = StepLaunch(
+                command, environment, str(self._bench.folder), output.fileno(), output.fileno(), stdin.fileno()
+            )
+            before, started = cpu_seconds_of_children(), time.perf_counter()
+            process = self._fork(launch)
+            assert process.wait() == 0
+            wall = time.perf_counter() - started
+            process.close()
+        time.sleep(0.05)  # until it is reaped
+        return cpu_seconds_of_children() - before, wall
+
+    def _fork(self, launch: StepLaunch) -> ForkedProcess:
+        process = self._processes.fork(launch, "local", str(self._bench.flow.path), print)
+        assert process is not None
+        return process
 
 
 class StepBenchmark:
@@ -133,6 +200,12 @@ class StepBenchmark:
 
     def wrapped(self, step: str, wrapper=("-m", "step_wrapper"), **options) -> subprocess.Popen[bytes]:
         """Launch a step as an op does, maybe with something in place of the wrapper, with options for its process."""
+        command, environment = self.launch(step, wrapper)
+        # standard input stays open: its end would tell the wrapper that the op has died
+        return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE, **options)
+
+    def launch(self, step: str, wrapper=("-m", "step_wrapper")) -> tuple[list[str], dict[str, str]]:
+        """The command and the environment by which an op launches a step."""
         command = self._command("wrapped", step)
         run_id = self.run_ids["wrapped"]
         request = Request(
@@ -152,9 +225,7 @@ class StepBenchmark:
             "DAGSTER_PIPES_CONTEXT": encode_param({"path": str(context)}),
             "DAGSTER_PIPES_MESSAGES": encode_param({"path": str(messages)}),
         }
-        command = [sys.executable, *wrapper, f"{self.flow.name}/{run_id}/{step}/{step}"]
-        # standard input stays open: its end would tell the wrapper that the op has died
-        return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.PIPE, **options)
+        return [sys.executable, *wrapper, f"{self.flow.name}/{run_id}/{step}/{step}"], environment
 
     def _command(self, kind: str, step: str) -> list[str]:
         if step == "start":

@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
     "command",
     [
         ["runs.py", "--rounds", "1", "linear 5"],
+        ["resume.py", "--rounds", "1", "--tasks", "4"],
         ["step_cost.py", "--rounds", "1"],
         ["step_profile.py", "--rounds", "1"],
         ["output.py", "--rounds", "1", "--megabytes", "10"],
