@@ -64,8 +64,11 @@ class _Cloner:
         params = PipesEnvVarParamsLoader()
         with PipesDefaultContextLoader().load_context(params.load_context_params()) as data:
             launch = Launch(**wire.Request.values_in(data["extras"] or {}))
+        index = self._index(launch)
+        if launch.resumption is not None and launch.resumption.search is not None:
+            launch = launch.resuming(index.origin_run_id)
         metadata = open_metadata(launch)
-        cloned_from = clone_task(launch, self._index(launch), open_datastore(launch, metadata), metadata)
+        cloned_from = clone_task(launch, index, open_datastore(launch, metadata), metadata)
         if cloned_from is None:
             return False
         register_dagster_run(launch, metadata)

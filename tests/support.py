@@ -22,7 +22,7 @@ from metaflow_pipes.runtime.step_thread import StepThread, running
 from metaflow_pipes.runtime.warm import WarmProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from metaflow_pipes.names import WarmStart
@@ -168,12 +168,19 @@ def execute(
     """
     start = job.nodes_in_topological_order[0].name
     run_config = {"ops": {start: {"config": dict(parameters)}}} if parameters is not None else None
+    with steps_started(STEPS.warm):
+        return job.execute_in_process(run_config=run_config, raise_on_error=False, **options)
+
+
+@contextlib.contextmanager
+def steps_started(warm: WarmStart) -> Iterator[None]:
+    """Have runs in this thread start the processes of their steps in one of the ways of the threads executor."""
     with (
-        contextlib.closing(WarmProcesses(STEPS.warm)) as warm_processes,
+        contextlib.closing(WarmProcesses(warm)) as warm_processes,
         contextlib.closing(Cloners()) as cloners,
         running(StepThread(warm_processes=warm_processes, cloners=cloners)),
     ):
-        return job.execute_in_process(run_config=run_config, raise_on_error=False, **options)
+        yield
 
 
 def persistent(definitions: Path) -> dg.ReconstructableJob:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
-from support import Project, failure_description, load
+from support import Project, failure_description, load, steps_started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,14 +31,15 @@ class Selections:
     ) -> dg.ExecuteInProcessResult:
         """Materialize the assets of some steps, or all."""
         ops = {} if config is None else {"ops": {FLOW: {"ops": {"start": {"config": config}}}}}
-        return dg.materialize(
-            self.module.ASSETS,
-            selection=[dg.AssetKey([FLOW, step]) for step in steps] or None,
-            instance=self.instance,
-            run_config=ops,
-            raise_on_error=False,
-            **options,
-        )
+        with steps_started("metaflow"):
+            return dg.materialize(
+                self.module.ASSETS,
+                selection=[dg.AssetKey([FLOW, step]) for step in steps] or None,
+                instance=self.instance,
+                run_config=ops,
+                raise_on_error=False,
+                **options,
+            )
 
     def run_of(self, result: dg.ExecuteInProcessResult) -> metaflow.Run:
         return self.project.metaflow_run(FLOW, f"dagster-{result.run_id}")
