@@ -9,8 +9,9 @@ from metaflow_pipes.names import ASSET_OUTPUT, IO_RESOURCE
 from metaflow_pipes.runtime.assets.materializations import materialize_mapped
 from metaflow_pipes.runtime.flow import MetaflowFlow
 from metaflow_pipes.runtime.outs import asset_out
-from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_path, parse_way, tasks_of
+from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_way
 
+_ORDER = {"upstream": dg.In(dg.Nothing)}
 # without a schema, Dagster takes anything: a parameter under the wrong op would be lost
 _helper_op = functools.partial(dg.op, config_schema={})
 
@@ -43,17 +44,18 @@ def gather(name: str, *, flow: MetaflowFlow | None = None) -> dg.OpDefinition:
 def collect(name: str, *, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
     """An op that materializes the asset of a mapped step when all of its tasks are done.
 
+    It loads nothing of them: that would be an event for each.
+
     Args:
         name: The op's name.
         flow: The flow.
         step: The step's name.
     """
+    description = f"Materializes the asset of step {step}."
 
-    @_helper_op(name=name, description=f"Materializes the asset of step {step}.", out={ASSET_OUTPUT: asset_out()})
-    def collect_tasks(context: dg.OpExecutionContext, upstream: list[str]) -> Iterator[dg.Output[str]]:
-        # none, where all items of a foreach take another way at a switch
-        for task in tasks_of(upstream)[:1]:
-            yield from materialize_mapped(context, flow, step, f"{flow.name}/{'/'.join(parse_path(task))}")
+    @_helper_op(name=name, description=description, ins=_ORDER, out={ASSET_OUTPUT: asset_out()})
+    def collect_tasks(context: dg.OpExecutionContext) -> Iterator[dg.Output[str]]:
+        yield from materialize_mapped(context, flow, step)
 
     return collect_tasks
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT
 from metaflow_pipes.runtime.assets.specs import assets_of
-from metaflow_pipes.runtime.ids import continued_runs
+from metaflow_pipes.runtime.ids import continued_runs, new_run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,14 +51,14 @@ def materialize(context: dg.OpExecutionContext, flow: MetaflowFlow, report: Task
     if ASSET_OUTPUT not in context.op_def.output_dict:
         for mapped in flow.steps:
             if mapped.collected_by == step.name and mapped.materialized_by is None:
-                _materialize(context, flow, mapped, mapped_metadata(context, flow, mapped, report.pathspec))
+                _materialize(context, flow, mapped, mapped_metadata(context, flow, mapped))
         if step.collected_by is not None:
             return []
     return _materialize(context, flow, step, report.output_metadata(), report.data_version)
 
 
 def mapped_metadata(
-    context: dg.OpExecutionContext, flow: MetaflowFlow, step: MetaflowStep, task: str
+    context: dg.OpExecutionContext, flow: MetaflowFlow, step: MetaflowStep
 ) -> dict[str, dg.MetadataValue] | None:
     """The metadata of a step in a foreach: how many tasks it had, and how long they took; None if no task ran.
 
@@ -66,12 +66,11 @@ def mapped_metadata(
         context: The context of an op of the run, behind the step's.
         flow: The flow.
         step: The step.
-        task: The pathspec of any task of the Metaflow run.
     """
     metadata = _Durations(context, flow).metadata(step)
     if metadata is None:
         return None
-    pathspec = f"{task.rsplit('/', 2)[0]}/{step.name}"
+    pathspec = f"{flow.name}/{new_run_id(context)}/{step.name}"
     code = f'from metaflow import Step, namespace\n\nnamespace(None)\n[task.data for task in Step("{pathspec}")]'
     return {
         **metadata,
@@ -80,21 +79,18 @@ def mapped_metadata(
     }
 
 
-def materialize_mapped(
-    context: dg.OpExecutionContext, flow: MetaflowFlow, step: str, task: str
-) -> list[dg.Output[str]]:
+def materialize_mapped(context: dg.OpExecutionContext, flow: MetaflowFlow, step: str) -> list[dg.Output[str]]:
     """Materialize the asset of a step in a foreach, all of whose tasks are done.
 
     Args:
         context: The context of the op that collects them.
         flow: The flow.
         step: The step's name.
-        task: The pathspec of one of the tasks.
 
     Returns:
         As `materialize`.
     """
-    return _materialize(context, flow, flow[step], mapped_metadata(context, flow, flow[step], task))
+    return _materialize(context, flow, flow[step], mapped_metadata(context, flow, flow[step]))
 
 
 def _materialize(
