@@ -6,6 +6,8 @@ On Dagster, a run's time is that from its start event to its end event; the star
 apart. Metaflow's is that of the whole command. CPU and memory are those of all processes, that start-up included: CPU
 in seconds, memory as the highest sum of their proportional shares, in MB, sampled five times a second.
 
+`materialize` is a run of the flow's assets, by the threads executor as the job's.
+
 The executors other than `threads` are measured with small flows alone, unless they are asked for: Dagster's
 multiprocess executor as it comes takes more than a second for each op.
 """
@@ -178,7 +180,9 @@ SHAPES = {
 METAFLOW = "metaflow run"
 AT_ONCE = "ops that return at once"
 MAIN_EXECUTOR = "threads"
-EXECUTORS = (MAIN_EXECUTOR, "multiprocess", "dagster:multiprocess_executor")
+# Not the job, but all assets of the flow, by the same executor.
+MATERIALIZE = "materialize"
+EXECUTORS = (MAIN_EXECUTOR, MATERIALIZE, "multiprocess", "dagster:multiprocess_executor")
 SMALL_TASKS = 25
 
 
@@ -197,7 +201,7 @@ def main() -> None:
         if missing:
             print(f"\n{name}: left out, since {', '.join(missing)} can't be imported (`pip install -e '.[bench]'`)")
             continue
-        executors = EXECUTORS if shape.tasks <= SMALL_TASKS else [MAIN_EXECUTOR]
+        executors = EXECUTORS if shape.tasks <= SMALL_TASKS else [MAIN_EXECUTOR, MATERIALIZE]
         if options.executors:
             executors = options.executors.split(",")
         floors = [] if shape.floor is None else [AT_ONCE]
@@ -265,7 +269,7 @@ class Bench:
         if name == AT_ONCE:
             assert self._shape.floor is not None
             (self._folder / "floor.py").write_text(self._shape.floor)
-            return self._execute("floor.py")
+            return self._execute("floor.py", "job", "execute", "-j", "BenchFlow")
         return self.metaflow() if name == METAFLOW else self.dagster(name)
 
     def metaflow(self, *command: str) -> Measured:
@@ -286,22 +290,25 @@ class Bench:
         return (self._folder / "origin").read_text()
 
     def dagster(self, executor: str, origin: str | None = None) -> Measured:
-        """A run on Dagster.
+        """A run on Dagster: of the job by an executor, or of the flow's assets.
 
         Args:
-            executor: The executor.
+            executor: The executor, or `MATERIALIZE`.
             origin: The Metaflow run that it resumes, or None.
         """
+        command = ["job", "execute", "-j", "BenchFlow"]
+        if executor == MATERIALIZE:
+            executor, command = MAIN_EXECUTOR, ["asset", "materialize", "--select", "*"]
         file = f"{executor.replace(':', '_')}.py"
         if not (self._folder / file).exists():
             # an executor of Dagster's own has its own limit: the number of CPUs
             limit = () if ":" in executor else ("--max-workers", str(self._shape.workers), *self._shape.options)
             self._measure("bench.py", "--no-pylint", "dagster", "create", file, "--executor", executor, *limit)
-        return self._execute(file, origin)
-
-    def _execute(self, file: str, origin: str | None = None) -> Measured:
         tags = () if origin is None else ("--tags", json.dumps({ORIGIN_RUN_ID_TAG: origin}))
-        seconds, cpu, samples = self._measure("-m", "dagster", "job", "execute", "-f", file, "-j", "BenchFlow", *tags)
+        return self._execute(file, *command, *tags)
+
+    def _execute(self, file: str, *command: str) -> Measured:
+        seconds, cpu, samples = self._measure("-m", "dagster", *command, "-f", file)
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             (record,) = instance.get_run_records(limit=1)
         assert record.dagster_run.is_success, f"the run of {file} did not succeed"
