@@ -62,6 +62,10 @@ class DagsterCompiler:
         max_concurrent_runs: How many runs can be under way before schedules and triggers start no other one.
         pools: The Dagster pool of each step that has one, whose limit holds for its tasks in all runs.
         priority: The priority of the runs in Dagster's queue.
+        depends_on: The assets that the flow depends on, such as `raw/events`: its first assets, or with `STEP=KEY` that
+            of the step.
+        param_from: For each parameter that the value of an asset fills, the key of the asset.
+        automation: When Dagster materializes the flow by itself: `eager`, `on_missing` or `on_cron:EXPRESSION[@ZONE]`.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -100,6 +104,9 @@ class DagsterCompiler:
         max_concurrent_runs: int | None = None,
         pools: Mapping[str, str] | None = None,
         priority: int | None = None,
+        depends_on: Sequence[str] = (),
+        param_from: Mapping[str, str] | None = None,
+        automation: str | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -131,6 +138,9 @@ class DagsterCompiler:
             max_concurrent_runs=concurrent_runs(max_concurrent_runs, no_overlap=no_overlap),
             pools={} if pools is None else pools,
             priority=priority,
+            depends_on=depends_on,
+            param_from={} if param_from is None else param_from,
+            automation=automation,
         )
         check_options(options)
         check_list("decospecs", decospecs)

@@ -89,6 +89,12 @@ class DagsterDeployer(DeployerImpl):
             Dagster pools of steps, each `STEP=NAME`.
         priority : int, optional, default None
             The priority of the runs in Dagster's queue.
+        depends_on : List[str], optional, default None
+            The assets that the flow depends on, each `KEY` or `STEP=KEY`.
+        param_from : List[str], optional, default None
+            Parameters that the values of assets fill, each `NAME=KEY`.
+        automation : str, optional, default None
+            When Dagster materializes the flow by itself: eager, on_missing, or on_cron:EXPRESSION[@ZONE].
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

@@ -181,6 +181,29 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     help="The priority of the runs in Dagster's queue. [default: 0]",
 )
 @click.option(
+    "--depends-on",
+    "depends_on",
+    multiple=True,
+    metavar="[STEP=]KEY",
+    help="An asset that the flow depends on, such as raw/events: its first assets, or that of the step. Can be given "
+    "several times.",
+)
+@click.option(
+    "--param-from",
+    "param_from",
+    multiple=True,
+    metavar="NAME=KEY",
+    help="Fill a parameter with the value of an asset, loaded by that asset's own IO manager. Can be given several "
+    "times.",
+)
+@click.option(
+    "--automation",
+    default=None,
+    metavar="CONDITION",
+    help="Let Dagster materialize the flow by itself: eager when an asset that it depends on is new, on_missing when "
+    "its own become missing, as new partitions are, or on_cron:EXPRESSION[@ZONE].",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -230,6 +253,9 @@ def create(
     max_concurrent_runs: int | None,
     pools: tuple[str, ...],
     priority: int | None,
+    depends_on: tuple[str, ...],
+    param_from: tuple[str, ...],
+    automation: str | None,
     authorize: str | None,
     generate_new_token: bool,
     given_token: str | None,
@@ -237,7 +263,13 @@ def create(
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compile.model import JobOptions
-    from metaflow_pipes.compile.options import concurrent_runs, parse_pairs, parse_pools, parse_step_env
+    from metaflow_pipes.compile.options import (
+        concurrent_runs,
+        parse_pairs,
+        parse_param_from,
+        parse_pools,
+        parse_step_env,
+    )
     from metaflow_pipes.compile.stages import CompileRequest, compile_flow
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name
@@ -266,6 +298,9 @@ def create(
         max_concurrent_runs=concurrent_runs(max_concurrent_runs, no_overlap=no_overlap),
         pools=parse_pools(pools),
         priority=priority,
+        depends_on=depends_on,
+        param_from=parse_param_from(param_from),
+        automation=automation,
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.compile.automation.conditions import automation_sensors, automation_warnings, condition_of
 from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
 from metaflow_pipes.compile.automation.notifications import notification_sensors, without_secrets
 from metaflow_pipes.compile.automation.schedules import schedules_of
 from metaflow_pipes.compile.automation.triggers import trigger_sensors
+from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameters
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
@@ -43,6 +45,8 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     """
     check_options(options)
     options = replace(options, log_level=options.log_level.lower())
+    flow = with_asset_parameters(flow, options)
+    dependencies = dependencies_of(flow, options)
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     names = op_names([step.name for step in flow.steps], taken={name})
     check_pools(options.pools, flow.name, [step.name for step in flow.steps])
@@ -62,6 +66,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
                 _op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring),
                 pool=options.pools.get(step.name),
                 materialized_by=wiring.collectors.get(step.name),
+                depends_on=dependencies.get(step.name, ()),
             )
             for step in flow.steps
         ),
@@ -72,6 +77,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         tags=_run_tags(flow, options),
         schedules=schedules_of(flow, name, options),
         sensors=(
+            *automation_sensors(flow, name, options),
             *trigger_sensors(flow, name, options),
             *exit_hook_sensors(flow, name, options),
             *notification_sensors(name, without_secrets(options)),
@@ -83,7 +89,10 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
             *credential_warnings(flow, options),
             *exit_hook_warnings(flow),
             *notification_warnings(options),
+            *automation_warnings(flow, options),
         ),
+        depends_on=dependencies.get(None, ()),
+        condition=condition_of(options),
     )
 
 

@@ -27,6 +27,7 @@ class ParameterModel:
         default: The default, a JSON value; deploy-time functions are already called.
         help: The help text, or None.
         attribute: The flow's attribute that holds its value; None if that is the name with underscores for dashes.
+        asset: The key of the asset whose value fills it, or None.
     """
 
     name: str
@@ -38,6 +39,12 @@ class ParameterModel:
     default: Any = None
     help: str | None = None
     attribute: str | None = None
+    asset: str | None = None
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a run can't begin without a value from outside."""
+        return self.required and not self.has_default and self.asset is None
 
     @property
     def usual_attribute(self) -> str:
@@ -246,6 +253,9 @@ class JobOptions:
         pools: For each step that has one, its Dagster pool.
         priority: The priority of the runs in Dagster's queue, or None.
         warm: How the threads executor starts the processes of steps: `metaflow`, `flow` or `off`.
+        depends_on: The assets that the flow's assets depend on: `KEY` for its first ones, or `STEP=KEY`.
+        param_from: For each parameter that the value of an asset fills, the key of the asset.
+        automation: When Dagster materializes the flow by itself: `eager`, `on_missing`, `on_cron:EXPR[@ZONE]` or None.
     """
 
     name: str | None = None
@@ -268,6 +278,9 @@ class JobOptions:
     pools: Mapping[str, str] = field(default_factory=dict)
     priority: int | None = None
     warm: str = "metaflow"
+    depends_on: Sequence[str] = ()
+    param_from: Mapping[str, str] = field(default_factory=dict)
+    automation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -322,6 +335,7 @@ class OpModel:
         tags: The op's tags.
         pool: The pool that the user gives the step, or None.
         materialized_by: The helper op that materializes the step's asset, or None if its own does.
+        depends_on: The assets of others that the step's asset depends on, beside those of the flow.
     """
 
     step: StepModel
@@ -339,6 +353,7 @@ class OpModel:
     tags: Mapping[str, str]
     pool: str | None = None
     materialized_by: str | None = None
+    depends_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -431,6 +446,8 @@ class JobModel:
         schedules: The schedules that start it.
         sensors: The sensors that start it, or that act when a run of it has ended.
         warnings: What the user should know before the file is used, each a sentence.
+        depends_on: The assets of others that the flow's first assets depend on.
+        condition: The expression of the automation condition of the flow's assets, or None.
     """
 
     name: str
@@ -446,6 +463,8 @@ class JobModel:
     schedules: tuple[AutomationModel, ...]
     sensors: tuple[AutomationModel, ...]
     warnings: tuple[str, ...]
+    depends_on: tuple[str, ...] = ()
+    condition: str | None = None
 
     @property
     def automation(self) -> tuple[AutomationModel, ...]:

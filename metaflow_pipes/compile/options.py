@@ -41,6 +41,7 @@ _TYPES = {
     "max_concurrent_runs": int,
     "priority": int,
     "warm": str,
+    "automation": str,
 }
 # What Dagster stores of a priority: 32 bits.
 MAX_PRIORITY = 2**31 - 1
@@ -194,6 +195,24 @@ def translator_of(options: JobOptions) -> ImportModel | None:
     return imported
 
 
+def overridden_by_translator(options: JobOptions) -> frozenset[str]:
+    """The names of the methods that the user's translator has of its own.
+
+    Raises:
+        CompileError: As for `translator_of`.
+    """
+    if translator_of(options) is None:
+        return frozenset()
+    from metaflow_pipes.runtime import DagsterMetaflowTranslator
+
+    _, translator = _imported("--translator", options.translator or "", alias="custom_translator")
+    return frozenset(
+        name
+        for name in vars(DagsterMetaflowTranslator)
+        if not name.startswith("_") and getattr(translator, name) is not getattr(DagsterMetaflowTranslator, name)
+    )
+
+
 def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
     """The object at an import path, and how the generated file imports it.
 
@@ -244,6 +263,25 @@ def parse_pairs(option: str, items: Iterable[str]) -> dict[str, str | list[str]]
         before = pairs.get(name, [])
         pairs[name] = value if name not in pairs else [*([before] if isinstance(before, str) else before), value]
     return pairs
+
+
+def parse_param_from(items: Iterable[str]) -> dict[str, str]:
+    """Parse `--param-from` options.
+
+    Args:
+        items: Each `PARAMETER=KEY`.
+
+    Raises:
+        CompileError: There is one of another form, or several assets fill a parameter.
+    """
+    assets: dict[str, str] = {}
+    for parameter, key in parse_pairs("--param-from", items).items():
+        if not isinstance(key, str):
+            raise CompileError(
+                f"--param-from fills the parameter {parameter} from {' and '.join(key)}. Name one asset."
+            )
+        assets[parameter] = key
+    return assets
 
 
 def parse_pools(items: Iterable[str]) -> dict[str, str]:

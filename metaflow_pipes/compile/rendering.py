@@ -97,6 +97,7 @@ def _parameter(parameter: ParameterModel) -> str:
         ("required", parameter.required and not parameter.has_default, False),
         ("help", parameter.help, None),
         ("attribute", parameter.attribute, None),
+        ("asset", parameter.asset, None),
     ):
         if value != plain:
             arguments.append(f"{name}={literal(value)}")
@@ -122,6 +123,7 @@ def _step(op: OpModel, job: JobModel, folder: Path) -> str:
         ("description", step.description or None),
         ("pool", op.pool),
         ("materialized_by", op.materialized_by),
+        ("depends_on", list(op.depends_on) or None),
     ):
         if value is not None:
             arguments.append(f"{name}={literal(value)}")

@@ -189,7 +189,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
     values = {
         key: _value(node)
         for key, node in flow.items()
-        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "step_env", "translator")
+        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "step_env", "translator", "automation")
     }
     steps = [_record(call) for call in _elements(flow["steps"])]
     flow_file = beside(path, values["file"])

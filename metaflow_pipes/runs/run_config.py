@@ -79,7 +79,7 @@ def run_config(deployment: Deployment, values: Mapping[str, Any]) -> dict[str, A
         if value is not None:
             config[parameter.name] = _absolute(value) if parameter.kind == "file" else value
     for parameter in deployment.parameters:
-        if parameter.name in config or parameter.has_default:
+        if parameter.name in config or parameter.has_default or parameter.asset is not None:
             continue
         if parameter.required:
             raise DeploymentError(

@@ -7,6 +7,7 @@ from metaflow_pipes.file_format import CompilerVersion, installed_version
 from metaflow_pipes.runtime.asset_graph import flow_assets
 from metaflow_pipes.runtime.assets.specs import asset_specs, partitions_def_of
 from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
+from metaflow_pipes.runtime.automation.conditions import automation_sensor
 from metaflow_pipes.runtime.automation.events import trigger_sensor
 from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
 from metaflow_pipes.runtime.automation.notifications import notification_sensor
@@ -39,6 +40,7 @@ __all__ = [
     "MetaflowPipesClient",
     "MetaflowStep",
     "asset_specs",
+    "automation_sensor",
     "collect",
     "exit_hook_sensor",
     "fan_out",

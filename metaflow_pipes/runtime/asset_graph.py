@@ -10,6 +10,7 @@ from metaflow_pipes.names import ASSET_OUTPUT
 from metaflow_pipes.runtime.asset_run import op_tags
 from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, finished_check
 from metaflow_pipes.runtime.assets.specs import asset_specs, assets_of
+from metaflow_pipes.runtime.assets.upstream import AssetInput, asset_inputs
 from metaflow_pipes.runtime.outs import asset_out
 from metaflow_pipes.runtime.resources import RESOURCES
 
@@ -40,12 +41,14 @@ def flow_assets(flow: MetaflowFlow, job: dg.JobDefinition, events: Sequence[str]
     materialized = [step for step in flow.steps if step.name in assets_of(flow)]
     check = finished_check(flow)
     last = flow.steps[-1].op_name
+    inputs = asset_inputs(flow)
     outputs = {step.op_name: (step.materialized_by or step.op_name, ASSET_OUTPUT) for step in materialized}
     if check is not None:
         outputs[check.get_python_identifier()] = (last, FINISHED_OUTPUT)
     return [
         dg.AssetsDefinition(
-            node_def=_asset_graph(flow, job, outputs),
+            node_def=_asset_graph(flow, job, inputs, outputs),
+            keys_by_input_name={given.name: dg.AssetKey.from_user_string(given.asset) for given in inputs},
             keys_by_output_name={step.op_name: assets_of(flow)[step.name].key for step in materialized},
             check_specs_by_output_name={} if check is None else {check.get_python_identifier(): check},
             specs=specs,
@@ -56,13 +59,14 @@ def flow_assets(flow: MetaflowFlow, job: dg.JobDefinition, events: Sequence[str]
 
 
 def _asset_graph(
-    flow: MetaflowFlow, job: dg.JobDefinition, outputs: Mapping[str, tuple[str, str]]
+    flow: MetaflowFlow, job: dg.JobDefinition, inputs: Sequence[AssetInput], outputs: Mapping[str, tuple[str, str]]
 ) -> dg.GraphDefinition:
-    """The graph of the assets: that of the job with outputs, and with a start op whose parameters may be missing.
+    """The graph of the assets: that of the job with inputs and outputs.
 
     Args:
         flow: The flow.
         job: Its job.
+        inputs: The assets that its ops wait for.
         outputs: For each output, the op and its output.
     """
     graph = job.graph
@@ -70,24 +74,29 @@ def _asset_graph(
     without = {step.materialized_by for step in flow.steps if step.materialized_by and step.op_name not in outputs}
     start = next(step for step in flow.steps if not step.upstream)
     dependencies = {}
-    for invocation, inputs in graph.dependencies.items():
+    for invocation, own_dependencies in graph.dependencies.items():
         node = invocation.alias or invocation.name
         if node in without:
             del definitions[invocation.name]
             continue
-        if node == start.op_name:
+        own_inputs = [given for given in inputs if given.op == node]
+        if node == start.op_name or own_inputs:
             op = definitions.pop(invocation.name)
             assert isinstance(op, dg.OpDefinition)
-            changed = _with_optional_parameters(op, flow)
+            changed = _op_of_assets(op, flow if node == start.op_name else None, own_inputs)
             definitions[changed.name] = changed
             invocation = invocation._replace(name=changed.name)
         tags = {**invocation.tags, **op_tags(job, is_start=node == start.op_name)}
-        dependencies[invocation._replace(alias=node, tags=tags)] = inputs
+        dependencies[invocation._replace(alias=node, tags=tags)] = own_dependencies
     return dg.GraphDefinition(
         # without a description: Dagster would give it to each asset that has none of its own
         name=job.name,
         node_defs=list(definitions.values()),
         dependencies=dependencies,
+        input_mappings=[
+            dg.InputMapping(graph_input_name=given.name, mapped_node_name=given.op, mapped_node_input_name=given.name)
+            for given in inputs
+        ],
         output_mappings=[
             _AssetOutput(graph_output_name=name, mapped_node_name=node, mapped_node_output_name=output)
             for name, (node, output) in outputs.items()
@@ -110,15 +119,24 @@ class _AssetOutput(dg.OutputMapping):
         return out.to_definition(of_any, self.graph_output_name, self.graph_output_description, out.code_version)
 
 
-def _with_optional_parameters(op: dg.OpDefinition, flow: MetaflowFlow) -> dg.OpDefinition:
-    """The start op, as a run of assets has it: it may clone an earlier start, which needs no parameters."""
+def _op_of_assets(op: dg.OpDefinition, flow: MetaflowFlow | None, inputs: list[AssetInput]) -> dg.OpDefinition:
+    """An op as a run of assets has it: a start op may clone an earlier start, which needs no parameters.
+
+    Args:
+        op: The op of the job.
+        flow: The flow, if it is the start op.
+        inputs: The assets that it waits for.
+    """
+    config = (
+        {} if flow is None else {parameter.name: parameter.field(is_optional=True) for parameter in flow.parameters}
+    )
     return dg.OpDefinition(
         compute_fn=op.compute_fn,
         name=f"{op.name}__assets",
         description=op.description,
-        ins=op.ins,
+        ins={**op.ins, **{given.name: dg.In(dg.Nothing) for given in inputs}},
         outs=op.outs,
-        config_schema={parameter.name: parameter.field(is_optional=True) for parameter in flow.parameters},
+        config_schema=config,
         required_resource_keys=op.required_resource_keys,
         tags=op.tags,
         retry_policy=op.retry_policy,

@@ -19,6 +19,7 @@ from metaflow_pipes.runtime.asset_run import is_alone, refuse_missing_parameters
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
+from metaflow_pipes.runtime.assets.upstream import parameters_from_assets
 from metaflow_pipes.runtime.automation.run_triggers import link_to_triggers, triggers_of
 from metaflow_pipes.runtime.automation.schedules import system_tags
 from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
@@ -214,6 +215,8 @@ class _Attempt:
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
         config = self.context.op_config or {}
         given = None if resumption is None else resumption.overridden_parameters
+        if not inputs.paths and resumption is None:
+            config = {**config, **parameters_from_assets(self.context, flow)}
         is_loop = self.iteration is not None
         # there is always time to report
         limit_seconds = None if ended_with is not None else self.run_options.workflow_timeout_seconds

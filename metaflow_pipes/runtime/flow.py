@@ -70,6 +70,8 @@ class MetaflowFlow:
         job: The name that the user gave the job (`create --name`), or None.
         steps: The flow's steps, each after those whose tasks it takes.
         translator: Says how steps become assets; None is `DagsterMetaflowTranslator`.
+        depends_on: The assets of others that its first assets depend on, as `AssetKey.to_user_string` writes keys.
+        automation: When Dagster materializes its assets by itself, as a whole; None is never.
         compiled_by: The version of metaflow-pipes that wrote the definitions file; None for release 0.1.
     """
 
@@ -94,6 +96,8 @@ class MetaflowFlow:
     job: str | None = None
     steps: Sequence[MetaflowStep] = ()
     translator: DagsterMetaflowTranslator | None = None
+    depends_on: Sequence[str] = ()
+    automation: dg.AutomationCondition | None = None
     compiled_by: CompilerVersion | None = None
 
     def __post_init__(self) -> None:

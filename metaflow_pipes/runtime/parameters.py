@@ -29,6 +29,7 @@ class MetaflowParameter:
             or the list.
         required: Whether the run config can't say `null` for "no value".
         help: What the launchpad shows beside the field.
+        asset: The key of the asset whose value fills it, as `AssetKey.to_user_string` writes it, or None.
         attribute: The flow's attribute that holds the value; None if that is the name with underscores for dashes.
     """
 
@@ -40,6 +41,7 @@ class MetaflowParameter:
     required: bool = False
     help: str | None = None
     attribute: str | None = None
+    asset: str | None = None
 
     def field(self, *, is_optional: bool = False) -> dg.Field:
         """The parameter as a Dagster config field.
@@ -52,6 +54,9 @@ class MetaflowParameter:
             config_type = dg.Array(config_type)
         elif self.separator is not None:
             config_type = dg.ScalarUnion(scalar_type=str, non_scalar_schema=dg.Array(str))
+        if self.asset is not None:
+            described = f"{self.help or ''} The value of asset {self.asset} fills it.".strip()
+            return dg.Field(dg.Noneable(config_type), is_required=False, description=described)
         if self.default is not _NO_DEFAULT:
             return dg.Field(config_type, default_value=self.default, description=self.help)
         if not self.required or self.kind == "json":
@@ -66,7 +71,7 @@ class MetaflowParameter:
     @property
     def is_required(self) -> bool:
         """Whether a run can't begin without a value from outside."""
-        return self.required and not self.has_default
+        return self.required and not self.has_default and self.asset is None
 
     def converted(self, value: Any, what: str) -> Any:
         """A value from outside, such as an event's field, in the type that the run config takes.

@@ -27,6 +27,7 @@ class MetaflowStep:
         pool: The Dagster pool that `create --pool` gives it, or None.
         materialized_by: The op that materializes its asset, if that is not its own: of a step in a foreach, the one
             that collects its tasks.
+        depends_on: The assets of others that its asset depends on, beside those of the flow.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MetaflowStep:
     materialized_by: str | None = None
     file: str | None = None
     line: int | None = None
+    depends_on: Sequence[str] = ()
 
     @property
     def op_name(self) -> str:

@@ -148,7 +148,7 @@ def _parameters(
         else:
             values[parameter.name] = _value(parameter, value)
     lacking = [p for p in flow.parameters if not p.has_default and p.name not in {**values, **templates}]
-    required = [parameter.name for parameter in lacking if parameter.required]
+    required = [parameter.name for parameter in lacking if parameter.is_required]
     if required:
         options = " ".join(f"--schedule-param {name}=VALUE" for name in required)
         raise CompileError(
@@ -156,7 +156,7 @@ def _parameters(
             f"parameter{'s' if len(required) > 1 else ''} *{', '.join(required)}*. Compile it with {options}, or give "
             "defaults to them."
         )
-    return {**values, **{parameter.name: None for parameter in lacking}}, templates
+    return {**values, **{parameter.name: None for parameter in lacking if parameter.asset is None}}, templates
 
 
 def _parameter(flow: FlowModel, name: str) -> ParameterModel:

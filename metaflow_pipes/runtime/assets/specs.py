@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.steps import MetaflowStep
 
 # How many flows a process knows the assets of: a code location loads many, and a run needs those of one for each task.
 MAX_KNOWN_FLOWS = 256
@@ -26,11 +27,13 @@ def asset_specs(flow: MetaflowFlow, events: Sequence[str] = ()) -> list[dg.Asset
 
     Args:
         flow: The flow.
-        events: The names of the events that start it. Those assets that depend on no other depend on them.
+        events: The names of the events that start it. Those assets that depend on no other of the flow depend on them.
     """
-    specs = list(assets_of(flow).values())
     keys = [event_key(name) for name in events]
-    return [spec if spec.deps or not keys else spec.replace_attributes(deps=keys) for spec in specs]
+    return [
+        spec if upstream_assets(flow, step) or not keys else spec.replace_attributes(deps=[*spec.deps, *keys])
+        for step, spec in assets_of(flow).items()
+    ]
 
 
 def partitions_def_of(flow: MetaflowFlow) -> dg.PartitionsDefinition | None:
@@ -58,6 +61,17 @@ def upstream_assets(flow: MetaflowFlow, step: str) -> list[dg.AssetKey]:
     return _lineage(flow)[1][step]
 
 
+def dependencies_of(flow: MetaflowFlow, step: MetaflowStep) -> list[dg.AssetDep]:
+    """The assets of others that a step depends on: as the translator says, and those that fill the parameters."""
+    translator = flow.translator or DagsterMetaflowTranslator()
+    filling = (
+        [] if step.upstream else [dg.AssetKey.from_user_string(p.asset) for p in flow.parameters if p.asset is not None]
+    )
+    said = [dg.AssetKey.from_user_string(d) if isinstance(d, str) else d for d in translator.get_deps(flow, step)]
+    deps = [dg.AssetDep.from_coercible(dep) for dep in [*said, *filling]]
+    return list({dep.asset_key: dep for dep in reversed(deps)}.values())[::-1]
+
+
 @functools.lru_cache(maxsize=MAX_KNOWN_FLOWS)
 def _lineage(flow: MetaflowFlow) -> tuple[Mapping[str, dg.AssetSpec], Mapping[str, list[dg.AssetKey]]]:
     """The assets of the steps that have one, and the assets before each step."""
@@ -65,13 +79,16 @@ def _lineage(flow: MetaflowFlow) -> tuple[Mapping[str, dg.AssetSpec], Mapping[st
     specs: dict[str, dg.AssetSpec] = {}
     upstream: dict[str, list[dg.AssetKey]] = {}
     # for each step the assets that a step behind it depends on: its own, or those before it if it has none
-    reached: dict[str, list[dg.AssetKey]] = {}
+    reached: dict[str, dict[dg.AssetKey, dg.AssetKey | dg.AssetDep]] = {}
     for step in flow.steps:
-        before = list(dict.fromkeys(key for name in step.upstream if name != step.name for key in reached[name]))
-        upstream[step.name] = before
+        before = {key: dep for name in step.upstream if name != step.name for key, dep in reached[name].items()}
+        own = {spec.key for spec in specs.values()}
+        upstream[step.name] = [key for key in before if key in own]
+        before.update({dep.asset_key: dep for dep in dependencies_of(flow, step) if dep.asset_key not in own})
         if translator.includes(flow, step):
-            specs[step.name] = translator.get_asset_spec(flow, step, before)
-        reached[step.name] = [specs[step.name].key] if step.name in specs else before
+            specs[step.name] = translator.get_asset_spec(flow, step, list(before.values()))
+        key = specs[step.name].key if step.name in specs else None
+        reached[step.name] = before if key is None else {key: key}
     _check_partitions(flow, specs)
     return specs, upstream
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
 from metaflow_pipes.locations import beside
+from metaflow_pipes.names import EVENT_ASSET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,16 +103,57 @@ class DagsterMetaflowTranslator:
         """
         return None
 
-    def get_automation_condition(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AutomationCondition | None:  # noqa: ARG002
-        """When Dagster materializes the asset by itself: never.
+    def get_deps(self, flow: MetaflowFlow, step: MetaflowStep) -> Sequence[dg.AssetKey | dg.AssetDep | str]:
+        """The assets of others that the step's asset depends on: those of `create --depends-on`.
+
+        The step begins when they are materialized, if that is in the same run. Those of a step without an asset are
+        handed on to the steps behind it.
+
+        Example:
+            ```python
+            def get_deps(self, flow, step):
+                return [dg.AssetKey(["raw", "events"])] if step.name == "start" else []
+            ```
+        """
+        first = [] if step.upstream else flow.depends_on
+        return [dg.AssetKey.from_user_string(key) for key in [*first, *step.depends_on]]
+
+    def get_automation_condition(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AutomationCondition | None:
+        """When Dagster materializes the asset by itself: that of `create --automation`, for the flow as a whole.
 
         Example:
             ```python
             def get_automation_condition(self, flow, step):
-                return dg.AutomationCondition.eager()
+                return self.for_whole_flow(flow, step, dg.AutomationCondition.on_cron("0 6 * * *", "Europe/Berlin"))
             ```
         """
-        return None
+        return None if flow.automation is None else self.for_whole_flow(flow, step, flow.automation)
+
+    def for_whole_flow(
+        self, flow: MetaflowFlow, step: MetaflowStep, condition: dg.AutomationCondition
+    ) -> dg.AutomationCondition:
+        """A condition by which the flow is materialized as a whole, in one run.
+
+        It asks for the flow's first assets, and for those that depend on assets of others: when one of those others
+        makes it so. All that is behind an asset that is asked for is asked for with it. Without this, each step of a
+        run of the job would be something new to the step behind it.
+
+        Args:
+            flow: The flow.
+            step: The step.
+            condition: When the flow is to run, as of an asset that depends on what the step depends on outside of the
+                flow.
+        """
+        own = dg.AssetSelection.assets(*[self.get_asset_key(flow, s) for s in flow.steps if self.includes(flow, s)])
+        inside = own | dg.AssetSelection.key_prefixes([EVENT_ASSET])
+        ignore: Any = getattr(condition, "ignore", None)
+        base = condition if ignore is None else ignore(inside)
+        is_first = not any(self.includes(flow, other) for other in _before(flow, step))
+        if is_first:
+            return base
+        requested = dg.AutomationCondition.will_be_requested()
+        behind = dg.AutomationCondition.any_deps_match(requested).allow(own).with_label("behind a step that runs")
+        return (base | behind).with_label("of the flow") if self.get_deps(flow, step) else behind
 
     def get_freshness_policy(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.FreshnessPolicy | None:  # noqa: ARG002
         """How old the asset may become before Dagster shows it as overdue: as old as it gets.
@@ -147,7 +189,9 @@ class DagsterMetaflowTranslator:
             "metaflow/file": dg.MetadataValue.path(str(flow.path)),
         }
 
-    def get_asset_spec(self, flow: MetaflowFlow, step: MetaflowStep, upstream: Sequence[dg.AssetKey]) -> dg.AssetSpec:
+    def get_asset_spec(
+        self, flow: MetaflowFlow, step: MetaflowStep, upstream: Sequence[dg.AssetKey | dg.AssetDep]
+    ) -> dg.AssetSpec:
         """The step's asset, made of what the other methods say.
 
         Args:
@@ -197,3 +241,15 @@ def said_once(
         f"Step {step.name} of flow {flow.name}: {method} of the translator {type(flow.translator).__name__} says "
         f"{said!r}, and the option {option} of `dagster create` says {given!r}. Leave one of them out."
     )
+
+
+def _before(flow: MetaflowFlow, step: MetaflowStep) -> list[MetaflowStep]:
+    """All steps before a step."""
+    names: set[str] = set()
+    todo = [*step.upstream]
+    while todo:
+        name = todo.pop()
+        if name not in names and name != step.name:
+            names.add(name)
+            todo += flow[name].upstream
+    return [other for other in flow.steps if other.name in names]
