@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +95,12 @@ def report():
 
 defs = dg.Definitions.merge(train_defs.defs, sweep_defs.defs, dg.Definitions(assets=[report]))
 """
+ELSEWHERE = """
+import dagster as dg
+import train_defs
+
+defs = dg.Definitions(assets=train_defs.ASSETS)
+"""
 ROWS = {"ops": {"TrainFlow": {"ops": {"start": {"config": {"rows": 3}}}}}}
 
 
@@ -104,6 +113,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.compile("train.py", "--tag", "nightly", "--priority", "7", to="train_defs.py")
     project.compile("sweep.py", "--tag", "model:linear", to="sweep_defs.py")
     project.write("merged.py", MERGED)
+    project.write("elsewhere.py", ELSEWHERE)
     sys.path.insert(0, str(project.folder))
     yield project
     sys.path.remove(str(project.folder))
@@ -210,6 +220,31 @@ def test_reexecution_from_failure_goes_on_with_the_metaflow_run(flows, instance,
     assert tags_of(instance, second.run_id)["metaflow/run_id"] == f"dagster-{first.run_id}"
     found = find_run(LocalInstance(instance.root_directory), "SweepFlow", f"dagster-{first.run_id}")
     assert (found.dagster_run_id, found.status.value) == (second.run_id, "SUCCEEDED")
+
+
+def test_materializations_at_once_by_the_executor_of_another_location_do_not_disturb_each_other(flows, instance):
+    before = len(instance.get_runs())
+    processes = [_materialize_in_the_shell(flows, instance, rows) for rows in (11, 12)]
+    for process in processes:
+        shown = process.communicate()[0]
+        assert process.returncode == 0, shown
+        assert "multiprocess" in shown  # a process for each op
+    runs = instance.get_runs()[: -before or None]
+    doubled = [flows.metaflow_run("TrainFlow", f"dagster-{run.run_id}").data.doubled for run in runs]
+    assert sorted(doubled) == [22, 24]
+
+
+def _materialize_in_the_shell(flows: Project, instance: dg.DagsterInstance, rows: int) -> subprocess.Popen[str]:
+    config = {"ops": {"TrainFlow": {"ops": {"start": {"config": {"rows": rows}}}}}}
+    options = ["--select", "*", "--config-json", json.dumps(config), "-f", "elsewhere.py"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dagster", "asset", "materialize", *options],
+        cwd=flows.folder,
+        env={**os.environ, "DAGSTER_HOME": instance.root_directory},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_limit_counts_runs_of_assets_also_while_they_wait(flows):
