@@ -60,6 +60,9 @@ IO_RESOURCE = "metaflow_io"
 # The output of an op that stands for the asset of its step; the outputs of a switch have the names of ops.
 ASSET_OUTPUT = "metaflow_asset"
 
+# What the names of the outputs begin with that stand for the checks of an asset.
+CHECK_OUTPUT_PREFIX = "metaflow_check_"
+
 # The metadata of a foreach step's output that says how many items it has.
 SPLITS_METADATA = "num_splits"
 

@@ -155,6 +155,7 @@ class Request(NamedTuple):
         run_limit_seconds: The time limit of the run, or None.
         run_seconds_left: How much of it is left when the supervisor starts, or None.
         triggers: The events that have triggered the run: `name`, `id`, `timestamp` and `type` of each; or none.
+        blocking_checks: The asset checks of the step that let it fail if they do.
     """
 
     flow: str
@@ -182,6 +183,7 @@ class Request(NamedTuple):
     run_limit_seconds: int | None
     run_seconds_left: float | None
     triggers: list[dict[str, Any]]
+    blocking_checks: list[str]
 
     @property
     def may_be_cloned(self) -> bool:

@@ -53,6 +53,21 @@ class ParameterModel:
 
 
 @dataclass(frozen=True)
+class CheckModel:
+    """A `@dagster_check` of a step.
+
+    Attributes:
+        name: The check's name.
+        blocking: Whether the step fails if the check does.
+        description: What it makes sure of, or None.
+    """
+
+    name: str
+    blocking: bool = False
+    description: str | None = None
+
+
+@dataclass(frozen=True)
 class StepModel:
     """A Metaflow step, with what its decorators ask of whoever runs it.
 
@@ -75,6 +90,7 @@ class StepModel:
         code_version: A digest of its source, or None if that is not at hand.
         source_file: The absolute path of the file with its source, or None.
         source_line: The line of its first decorator there, from 1, or None.
+        checks: The asset checks that it declares.
     """
 
     name: str
@@ -93,6 +109,7 @@ class StepModel:
     code_version: str | None = None
     source_file: str | None = None
     source_line: int | None = None
+    checks: tuple[CheckModel, ...] = ()
 
     @property
     def is_recursive(self) -> bool:

@@ -33,7 +33,7 @@ from metaflow.util import get_username
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedule
 from metaflow_pipes.compile.flow_triggers import read_triggers
-from metaflow_pipes.compile.model import FlowModel, ParameterModel, StepModel
+from metaflow_pipes.compile.model import CheckModel, FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
         code_version=code_version,
         source_file=source_file,
         source_line=source_line,
+        checks=_checks(node.decorators),
     )
 
 
@@ -350,6 +351,19 @@ def _resources(decorators: list[Any]) -> dict[str, str]:
         if decorator.name == "resources":
             return {key: str(value) for key, value in decorator.attributes.items() if value is not None}
     return {}
+
+
+def _checks(decorators: list[Any]) -> tuple[CheckModel, ...]:
+    """The asset checks that the decorators of a step declare, in the order in which they stand above it."""
+    return tuple(
+        CheckModel(
+            name=decorator.attributes["name"],
+            blocking=bool(decorator.attributes["blocking"]),
+            description=decorator.attributes["description"],
+        )
+        for decorator in reversed(decorators)
+        if decorator.name == "dagster_check"
+    )
 
 
 def _read_parameter(flow: str, attribute: str, parameter: Any) -> ParameterModel:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.compile.model import (
         AutomationModel,
+        CheckModel,
         HelperModel,
         JobModel,
         OpModel,
@@ -127,7 +128,19 @@ def _step(op: OpModel, job: JobModel, folder: Path) -> str:
     ):
         if value is not None:
             arguments.append(f"{name}={literal(value)}")
+    if step.checks:
+        arguments.append(_wrapped("checks=[", [_check(check) for check in step.checks], "]", indent=12, prefix=1))
     return _wrapped("MetaflowStep(", arguments, ")", indent=8, prefix=1)
+
+
+def _check(check: CheckModel) -> str:
+    """A check of `MetaflowStep.checks`."""
+    arguments = [literal(check.name)]
+    if check.blocking:
+        arguments.append("blocking=True")
+    if check.description is not None:
+        arguments.append(f"description={literal(check.description)}")
+    return f"MetaflowCheck({', '.join(arguments)})"
 
 
 def _imports(job: JobModel) -> str:
@@ -148,6 +161,8 @@ def _imports(job: JobModel) -> str:
         names.add("MetaflowParameter")
     if job.translator is not None:
         names.add("partitions_def_of")
+    if any(op.step.checks for op in job.ops):
+        names.add("MetaflowCheck")
     if job.executor.imported is None and not job.executor.expression.startswith("dg."):
         names.add(job.executor.expression.partition("(")[0])
     ordered = sorted(names, key=lambda name: (name.islower(), not name.isupper(), name))

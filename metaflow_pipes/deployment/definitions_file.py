@@ -30,6 +30,7 @@ _POSITIONAL = {
     "CompilerVersion": ("version",),
     "MetaflowParameter": ("name", "kind"),
     "MetaflowStep": ("name", "upstream"),
+    "MetaflowCheck": ("name",),
 }
 
 
@@ -262,7 +263,7 @@ def _arguments(call: ast.Call) -> dict[str, ast.expr]:
 
 
 def _record(call: ast.expr) -> dict[str, Any]:
-    """The arguments of a step or a parameter, by their names."""
+    """The arguments of a step, a check or a parameter, by their names."""
     if not isinstance(call, ast.Call):
         raise TypeError(f"line {call.lineno} is no call")
     names = _POSITIONAL[ast.unparse(call.func)]
@@ -274,6 +275,8 @@ def _value(node: ast.expr) -> Any:
     """The value of a literal, as `metaflow_pipes.compile.rendering` writes them."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "float":
         return float(_value(node.args[0]))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in _POSITIONAL:
+        return _record(node)
     if isinstance(node, ast.Dict):
         return {
             _value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None

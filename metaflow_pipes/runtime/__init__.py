@@ -28,12 +28,13 @@ from metaflow_pipes.runtime.release_0_1 import (
 )
 from metaflow_pipes.runtime.resources import RESOURCES
 from metaflow_pipes.runtime.step import run_step
-from metaflow_pipes.runtime.steps import MetaflowStep
+from metaflow_pipes.runtime.steps import MetaflowCheck, MetaflowStep
 
 __all__ = [
     "RESOURCES",
     "CompilerVersion",
     "DagsterMetaflowTranslator",
+    "MetaflowCheck",
     "MetaflowFlow",
     "MetaflowFlowWarning",
     "MetaflowParameter",

@@ -8,7 +8,7 @@ import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT
 from metaflow_pipes.runtime.asset_run import op_tags
-from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, finished_check
+from metaflow_pipes.runtime.assets.checks import declared_checks
 from metaflow_pipes.runtime.assets.specs import asset_specs, assets_of
 from metaflow_pipes.runtime.assets.upstream import AssetInput, asset_inputs
 from metaflow_pipes.runtime.outs import asset_out
@@ -39,18 +39,16 @@ def flow_assets(flow: MetaflowFlow, job: dg.JobDefinition, events: Sequence[str]
     if not specs:
         return []
     materialized = [step for step in flow.steps if step.name in assets_of(flow)]
-    check = finished_check(flow)
-    last = flow.steps[-1].op_name
     inputs = asset_inputs(flow)
+    checks = declared_checks(flow)
     outputs = {step.op_name: (step.materialized_by or step.op_name, ASSET_OUTPUT) for step in materialized}
-    if check is not None:
-        outputs[check.get_python_identifier()] = (last, FINISHED_OUTPUT)
+    outputs.update({name: (op, output) for name, (op, output, _) in checks.items()})
     return [
         dg.AssetsDefinition(
             node_def=_asset_graph(flow, job, inputs, outputs),
             keys_by_input_name={given.name: dg.AssetKey.from_user_string(given.asset) for given in inputs},
             keys_by_output_name={step.op_name: assets_of(flow)[step.name].key for step in materialized},
-            check_specs_by_output_name={} if check is None else {check.get_python_identifier(): check},
+            check_specs_by_output_name={name: check for name, (_, _, check) in checks.items()},
             specs=specs,
             can_subset=True,
             resource_defs=RESOURCES,

@@ -16,6 +16,12 @@ import dagster as dg
 
 from metaflow_pipes.names import MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.asset_run import is_alone, refuse_missing_parameters, tags_of_run
+from metaflow_pipes.runtime.assets.check_results import (
+    log_evaluation,
+    log_results_of_failure,
+    other_evaluations,
+)
+from metaflow_pipes.runtime.assets.checks import blocking_checks
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
 from metaflow_pipes.runtime.assets.specs import asset_key_of
@@ -204,8 +210,11 @@ class _Attempt:
             may_be_cloned=request.may_be_cloned,
         )
         own_key = asset_key_of(self.flow, self.step)
-        for materialization in passed_on(invocation.get_results(implicit_materializations=False), own_key):
+        results = invocation.get_results(implicit_materializations=False)
+        for materialization in passed_on(results, own_key):
             self.context.log_event(materialization)
+        for evaluation in other_evaluations(results, own_key):
+            log_evaluation(self.context, evaluation)
         publish_rest(self.context, invocation.get_custom_messages())
         report = report_of(invocation, self.pathspec, self.number, own_key)
         return report, exit_code_of(invocation), stderr_of(invocation)
@@ -248,6 +257,7 @@ class _Attempt:
             run_limit_seconds=limit_seconds,
             run_seconds_left=None if limit_seconds is None else run_seconds_left(self.context, limit_seconds),
             triggers=triggers_of(self.context),
+            blocking_checks=blocking_checks(flow, self.step),
         )
 
 
@@ -277,6 +287,7 @@ def _outcome(
     if report.failure is not None:
         is_last, because = _last_attempt(context, run_options.workflow_timeout_seconds)
         left_out = _left_out(context, flow, report)
+        log_results_of_failure(context, flow, report)
         raise dg.Failure(
             "\n".join(text for text in (report.failure.description, left_out, because) if text),
             metadata=report.failure_metadata(flow.logs_command(report.task_path)),

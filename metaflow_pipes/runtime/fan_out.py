@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT, IO_RESOURCE
+from metaflow_pipes.runtime.assets.check_results import mapped_check_results
+from metaflow_pipes.runtime.assets.checks import check_outs
 from metaflow_pipes.runtime.assets.materializations import materialize_mapped
 from metaflow_pipes.runtime.flow import MetaflowFlow
 from metaflow_pipes.runtime.outs import asset_out
@@ -52,10 +54,12 @@ def collect(name: str, *, flow: MetaflowFlow, step: str) -> dg.OpDefinition:
         step: The step's name.
     """
     description = f"Materializes the asset of step {step}."
+    outs = {ASSET_OUTPUT: asset_out(), **check_outs(flow, step)}
 
-    @_helper_op(name=name, description=description, ins=_ORDER, out={ASSET_OUTPUT: asset_out()})
-    def collect_tasks(context: dg.OpExecutionContext) -> Iterator[dg.Output[str]]:
+    @_helper_op(name=name, description=description, ins=_ORDER, out=outs)
+    def collect_tasks(context: dg.OpExecutionContext) -> Iterator[dg.Output[str] | dg.AssetCheckResult]:
         yield from materialize_mapped(context, flow, step)
+        yield from mapped_check_results(context, flow, step)
 
     return collect_tasks
 

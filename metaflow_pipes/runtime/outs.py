@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT, IO_RESOURCE
-from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, finished_check
+from metaflow_pipes.runtime.assets.checks import FINISHED_OUTPUT, check_outs, finished_check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def step_outs(
         is_mapped = flow[step].materialized_by is not None
         outs = {RESULT: dg.Out(str, is_required=is_mapped, io_manager_key=IO_RESOURCE)}
     if flow[step].materialized_by is None:
-        outs[ASSET_OUTPUT] = asset_out()
+        outs.update({ASSET_OUTPUT: asset_out(), **check_outs(flow, step)})
     if step == flow.steps[-1].name and finished_check(flow) is not None:
         outs[FINISHED_OUTPUT] = dg.Out(is_required=False, io_manager_key=IO_RESOURCE)
     return outs

@@ -6,7 +6,7 @@ counts as none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -65,6 +65,7 @@ class TaskReport:
         num_splits: Into how many items it splits; None if only its control task knows, or if it doesn't.
         control_tasks: The paths of the task and of those that it has started, if it is a control task.
         failure: Why it failed, or None.
+        checks: The results of the checks of its own asset.
         asset_outputs: What its op puts out for the step's asset, before what other ops take.
         selected_outputs: The outputs of its op that something selected depends on; None is all of them.
     """
@@ -80,6 +81,7 @@ class TaskReport:
     num_splits: int | None = None
     control_tasks: tuple[str, ...] = ()
     failure: TaskFailure | None = None
+    checks: tuple[dg.AssetCheckResult, ...] = ()
     asset_outputs: tuple[dg.Output[str] | dg.AssetCheckResult, ...] = ()
     selected_outputs: AbstractSet[str] | None = None
 
@@ -222,11 +224,17 @@ def report_of(
         asset_key: The key that it reports its metadata for.
     """
     results = invocation.get_results(implicit_materializations=False)
+    checks = tuple(
+        # Pipes adds the metadata of the invocation, which say how the process has ended
+        r.with_metadata({name: value for name, value in r.metadata.items() if name not in invocation.metadata})
+        for r in results
+        if isinstance(r, dg.AssetCheckResult) and r.asset_key == asset_key
+    )
     made = next((r for r in results if isinstance(r, dg.MaterializeResult) and r.asset_key == asset_key), None)
     # a task's own code may send custom messages too, before the report
     for message in reversed(invocation.get_custom_messages()):
         try:
-            return _parse(wire.report_in(message), pathspec, attempt, made)
+            return replace(_parse(wire.report_in(message), pathspec, attempt, made), checks=checks)
         except (KeyError, TypeError, ValueError):
             continue
         except wire.OtherVersionError as error:

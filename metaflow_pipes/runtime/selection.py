@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from metaflow_pipes.runtime.assets.checks import FINISHED
 from metaflow_pipes.runtime.assets.specs import assets_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Selection:
     """What a run of some of a flow's assets does with the flow's steps.
 
     Attributes:
-        runs: The steps that run: the selected ones, and those without an asset behind them.
+        runs: The steps that run: those whose assets or checks are selected, and those without an asset behind them.
         clones: The steps before those, which are cloned.
         upstream: For each step of both, the steps that it takes.
     """
@@ -39,7 +40,9 @@ def selection_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Selectio
     """
     if not context.has_assets_def:
         return None
-    keys = context.selected_asset_keys
+    # a check is made by the code of its step; that the flow has ended is made by its end
+    checked = {check.asset_key for check in context.selected_asset_check_keys if check.name != FINISHED}
+    keys = checked.union(context.selected_asset_keys)
     return selection(flow, [step for step, spec in assets_of(flow).items() if spec.key in keys])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import dagster as dg
 
 from metaflow_pipes.runtime import step_thread
-from metaflow_pipes.runtime.assets.checks import check_results
+from metaflow_pipes.runtime.assets.check_results import carried, check_results
 from metaflow_pipes.runtime.assets.materializations import materialize
 from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.automation.finish import publish_finish
@@ -111,10 +111,11 @@ def completed(
         context.log.info(
             f"Step {step} goes on to {report.next_steps[0]}: what comes only behind {', '.join(passed_by)} is skipped."
         )
-    outputs = [*materialize(context, flow, report), *check_results(context, flow, step)]
+    outputs = [*materialize(context, flow, report), *check_results(context, flow, step, reports)]
     publish_finish(context, flow, report)
     if flow[step].is_recursive:
         report = replace(report, metadata={**report.metadata, "iterations": iterations_table(reports)})
+    report = replace(report, metadata={**report.metadata, **carried(flow, step, reports)})
     if _yields_outputs(flow):
         return replace(report, asset_outputs=tuple(outputs), selected_outputs=frozenset(context.selected_output_names))
     if _has_one_value(context):

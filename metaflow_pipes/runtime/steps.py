@@ -10,6 +10,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class MetaflowCheck:
+    """A check of a step's asset, as `@dagster_check` declares it.
+
+    Attributes:
+        name: The check's name.
+        blocking: Whether the step fails if the check does.
+        description: What it makes sure of, or None.
+    """
+
+    name: str
+    blocking: bool = False
+    description: str | None = None
+
+
+@dataclass(frozen=True)
 class MetaflowStep:
     """A step of a flow, as the compiler wrote it down.
 
@@ -24,6 +39,7 @@ class MetaflowStep:
         file: The path of the file with its source, if that is not the flow's: relative to the definitions file's
             folder or absolute.
         line: The line where its source begins, from 1; None in files of formats 1 and 2.
+        checks: The checks that its `@dagster_check`s declare.
         pool: The Dagster pool that `create --pool` gives it, or None.
         materialized_by: The op that materializes its asset, if that is not its own: of a step in a foreach, the one
             that collects its tasks.
@@ -42,6 +58,7 @@ class MetaflowStep:
     file: str | None = None
     line: int | None = None
     depends_on: Sequence[str] = ()
+    checks: Sequence[MetaflowCheck] = ()
 
     @property
     def op_name(self) -> str:

@@ -17,6 +17,8 @@ MAX_FRAMES = 40
 # How many exceptions of a chain (`raise ... from ...`) are told.
 MAX_CHAIN = 5
 MAX_MESSAGE_CHARACTERS = 2_000
+# The packages whose frames of a traceback are not the user's.
+FRAMEWORK = ("step_wrapper", "metaflow", "metaflow_extensions.metaflow_pipes")
 # What Metaflow's @timeout adds to its message: a stack that begins with the frames of whoever runs the step.
 TIMEOUT_STACK = "\nStack when the timeout was raised:"
 
@@ -74,9 +76,9 @@ def skip_framework(frames: TracebackType | None) -> TracebackType | None:
 
 
 def is_framework(frame: TracebackType) -> bool:
-    """Whether a frame of a traceback is Metaflow's or the wrapper's."""
+    """Whether a frame of a traceback is Metaflow's, the wrapper's or the extension's."""
     file = Path(frame.tb_frame.f_code.co_filename)
-    packages = [sys.modules["step_wrapper"], sys.modules.get("metaflow")]
+    packages = [sys.modules.get(name) for name in FRAMEWORK]
     return any(
         package is not None and package.__file__ is not None and file.is_relative_to(Path(package.__file__).parent)
         for package in packages

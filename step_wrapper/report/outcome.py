@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Signals whose names do not say what usually lies behind them.
 _SIGNAL_HINTS = {
@@ -26,6 +30,7 @@ class Observations:
         has_cards: Whether it has a `@card`.
         inherited: The artifacts of its input tasks, each name with the keys of its values.
         exception: What its code raised, if it did.
+        checks: The results of its asset checks, as `step_wrapper.report.checks` has them.
     """
 
     next_steps: list[str] | None = None
@@ -33,6 +38,7 @@ class Observations:
     has_cards: bool = False
     inherited: dict[str, set[str]] = field(default_factory=dict)
     exception: BaseException | None = None
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

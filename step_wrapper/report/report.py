@@ -14,6 +14,7 @@ from metaflow.mflog.mflog import decorate, merge_logs
 
 from step_wrapper.logs import log_path, tail
 from step_wrapper.report import exceptions
+from step_wrapper.report.checks import keep_results, send_results, stored_results, workers_results
 from step_wrapper.report.datastore import open_datastore, save_logs
 from step_wrapper.report.exceptions import described, shortened
 from step_wrapper.report.message import Draft, failed, failure_of, send
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
+    from step_wrapper.report.checks import Results
     from step_wrapper.report.outcome import Observations
     from step_wrapper.wire import Failure, Report
 
@@ -63,6 +65,7 @@ def report(
     try:
         datastore = open_datastore(launch)
         stored = _attempt(datastore, launch)
+        results = stored_results(stored) if seen is None else seen.checks
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, seen, stored)
             if outcome.wrong_transition is None:
@@ -70,9 +73,11 @@ def report(
                 facts = TaskFacts(launch, stored, outcome.duration_seconds, inherited, has_cards)
                 draft.write(_done(facts))
                 _store_ending(datastore, launch, outcome, folder)
+                _send_checks(context, datastore, facts, results)
                 _send_done(context, facts)
                 return True
         _store_ending(datastore, launch, outcome, folder)
+        send_results(context, launch, results)
         register_attempt(datastore, launch)
     except Exception as error:  # of any kind: storages, Metaflow's and those of its extensions, raise their own
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
@@ -88,9 +93,12 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
         launch: The attempt.
         context: The open Pipes session.
     """
-    stored = _attempt(open_datastore(launch), launch)
+    datastore = open_datastore(launch)
+    stored = _attempt(datastore, launch)
     if _is_ok(stored):
-        _send_done(context, TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True))
+        facts = TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True)
+        _send_checks(context, datastore, facts, stored_results(stored))
+        _send_done(context, facts)
         return True
     logs = [log for _, log in stored.load_logs([RUNTIME_LOG_SOURCE], "stderr") if log]
     lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
@@ -115,7 +123,9 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
             done = launch._replace(task_id=task_id, attempt=attempt)
             stored = _attempt(datastore, done)
             if _is_ok(stored):
-                _send_done(context, TaskFacts(done, stored, 0.0, inherited=None, has_cards=True), is_cached=True)
+                facts = TaskFacts(done, stored, 0.0, inherited=None, has_cards=True)
+                _send_checks(context, datastore, facts, stored_results(stored))
+                _send_done(context, facts, is_cached=True)
                 return True
     return False
 
@@ -134,6 +144,10 @@ def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> Non
         for name, key in task.items():
             inherited.setdefault(name, set()).add(key)
     facts = TaskFacts(launch, _attempt(datastore, launch), None, inherited, has_cards=False, cloned_from=cloned_from)
+    _, run_id, step, task_id = cloned_from.split("/")
+    results = stored_results(datastore.get_task_datastore(run_id, step, task_id))
+    keep_results(datastore, launch, results)
+    _send_checks(context, datastore, facts, results)
     _send_done(context, facts)
 
 
@@ -163,6 +177,13 @@ def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
         context.report_asset_materialization(metadata, data_version(facts.stored), facts.launch.asset_key)
     except Exception as error:  # of any kind: it shows values of the user's own types
         print(f"metaflow-pipes: the task's metadata could not be reported to Dagster: {error!r}", file=sys.stderr)
+
+
+def _send_checks(context: PipesContext, datastore: FlowDataStore, facts: TaskFacts, results: Results) -> None:
+    """Report the results of a task's checks, and of those of the workers that it has started."""
+    control_tasks = _get(facts.stored, "_control_mapper_tasks") or []
+    for each in (results, *workers_results(datastore, facts.launch, control_tasks)):
+        send_results(context, facts.launch, each)
 
 
 def _send_done(context: PipesContext, facts: TaskFacts, *, is_cached: bool = False) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow.decorators import StepDecorator
 from metaflow.unbounded_foreach import UBF_CONTROL
 
+from metaflow_extensions.metaflow_pipes.plugins import checks
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
 from step_wrapper.step import events, garbage, running, triggers
 from step_wrapper.step.running import PARAMETERS_VARIABLE
@@ -91,7 +92,10 @@ class DagsterInternalDecorator(StepDecorator):
             for name, key in datastore._objects.items():
                 task.seen.inherited.setdefault(name, set()).add(key)
         from step_wrapper.report.registration import register_dagster_run
+        from step_wrapper.step.checks import take_own_checks
 
+        task.checks = checks.begin(step_name, task_datastore, metadata, run_id, task_id, retry_count)
+        take_own_checks(task.checks, task.launch.asset_key)
         register_dagster_run(task.launch, metadata)
         garbage.collect_as_usual()
         task.tell(CODE_STARTS)
@@ -99,9 +103,17 @@ class DagsterInternalDecorator(StepDecorator):
     def task_post_step(
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> None:
-        """When the step's code has ended well."""
-        if running.current is not None:
-            running.current.tell(CODE_ENDS)
+        """When the step's code has ended well.
+
+        Raises:
+            CheckFailedError: A check that is blocking has failed.
+        """
+        task = running.current
+        if task is not None:
+            task.tell(CODE_ENDS)
+            if task.checks is not None:
+                task.store_checks()
+                task.checks.raise_if_failed(task.launch.blocking_checks)
 
     def task_exception(
         self,
@@ -116,6 +128,7 @@ class DagsterInternalDecorator(StepDecorator):
         if running.current is not None:
             running.current.seen.exception = exception
             running.current.tell(CODE_ENDS)
+            running.current.store_checks()
 
 
 def _has_parameters(launch: Launch, context: Any) -> bool:

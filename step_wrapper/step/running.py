@@ -11,6 +11,7 @@ from step_wrapper.report.outcome import Observations
 if TYPE_CHECKING:
     import socket
 
+    from metaflow_extensions.metaflow_pipes.plugins.checks import TaskChecks
     from step_wrapper.launch import Launch
 
 # Tells the workers of `num_parallel` where the parameters of a resumed run are: `Flow/run_id/_parameters/task_id`.
@@ -42,6 +43,7 @@ class RunningTask:
         control: The socket to the supervisor.
         index: What is known of the run that its run resumes; None if it resumes none.
         cloned_from: The pathspec of the task that it is a clone of, if it is one.
+        checks: The results of its asset checks; None before its code starts.
         seen: What was seen of it for its report.
     """
 
@@ -49,12 +51,19 @@ class RunningTask:
     control: socket.socket
     index: Index | None = None
     cloned_from: str | None = None
+    checks: TaskChecks | None = None
     seen: Observations = field(default_factory=Observations)
 
     def tell(self, message: bytes) -> None:
         """Tell the supervisor something; a supervisor that has gone doesn't matter to the step."""
         with contextlib.suppress(OSError):
             self.control.sendall(message)
+
+    def store_checks(self) -> None:
+        """Store the results of its asset checks, also for its report."""
+        if self.checks is not None:
+            self.checks.store()
+            self.seen.checks = self.checks.results
 
 
 # What the imports of Metaflow have written to stdout and stderr, if they were done before the task was known.

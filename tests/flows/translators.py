@@ -36,4 +36,10 @@ class ShopTranslator(DagsterMetaflowTranslator):
         return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24))
 
 
+class StrictTranslator(DagsterMetaflowTranslator):
+    def get_check_specs(self, flow, step):
+        no_nulls = dg.AssetCheckSpec("no_nulls", asset=self.get_asset_key(flow, step), blocking=True)
+        return [*super().get_check_specs(flow, step), *([no_nulls] if step.name == "end" else [])]
+
+
 NO_CLASS = "text"

@@ -9,11 +9,13 @@ import pytest
 
 from metaflow_pipes.runtime import (
     DagsterMetaflowTranslator,
+    MetaflowCheck,
     MetaflowFlow,
     MetaflowStep,
     asset_specs,
     partitions_def_of,
 )
+from metaflow_pipes.runtime.assets.checks import blocking_checks
 
 DAILY = dg.DailyPartitionsDefinition(start_date="2026-01-01")
 
@@ -91,3 +93,25 @@ def test_option_and_translator_must_say_the_same(flow, option):
         "Step end of flow SomeFlow: get_pool of the translator Pooled says 'gpu', and the option --pool of "
         "`dagster create` says 'io'. Leave one of them out."
     )
+
+
+class Checked(DagsterMetaflowTranslator):
+    def get_check_specs(self, flow, step):
+        checks = super().get_check_specs(flow, step)
+        return checks if step.name == "end" else [dg.AssetCheckSpec("rows", asset="warehouse/table")]
+
+
+def test_checks_are_those_of_the_steps(flow):
+    start, end = flow.steps
+    checked = replace(flow, steps=[start, replace(end, checks=[MetaflowCheck("rows", blocking=True)])])
+    assert blocking_checks(checked, "start") == []
+    assert blocking_checks(checked, "end") == ["rows"]
+
+
+def test_checks_of_other_assets_and_of_one_name_are_refused(flow):
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="the check rows is one of asset warehouse/table"):
+        blocking_checks(replace(flow, translator=Checked()), "start")
+    start, end = flow.steps
+    twice = replace(start, checks=[MetaflowCheck("rows"), MetaflowCheck("rows")])
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="the check rows is there twice"):
+        blocking_checks(replace(flow, steps=[twice, end]), "start")

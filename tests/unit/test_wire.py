@@ -49,6 +49,7 @@ def _request(resumption: wire.Resumption | None) -> wire.Request:
         run_limit_seconds=None,
         run_seconds_left=None,
         triggers=[{"name": "data_ready", "id": "1", "timestamp": 1, "type": "event"}],
+        blocking_checks=["enough_rows"],
     )
 
 

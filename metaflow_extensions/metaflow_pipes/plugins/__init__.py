@@ -19,6 +19,9 @@ if _is_installed("metaflow_pipes.api.deployer"):
     CLIS_DESC = [("dagster", "metaflow_pipes.cli.group.cli")]
     DEPLOYER_IMPL_PROVIDERS_DESC = [("dagster", "metaflow_pipes.api.deployer.DagsterDeployer")]
 
+# `from metaflow import dagster_check`: in code packages, too
+TL_PLUGINS_DESC = [("dagster_check", ".checks.dagster_check")]
+
 # This one is always named: it may stand in the command of a step.
 if _is_installed("step_wrapper.step.decorator"):
     STEP_DECORATORS_DESC = [("dagster_internal", "step_wrapper.step.decorator.DagsterInternalDecorator")]

@@ -1,14 +1,19 @@
-"""The asset checks of a flow."""
+"""The asset checks of a flow, as its steps and its translator declare them."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from metaflow_pipes.runtime.assets.specs import assets_of, upstream_assets
+from metaflow_pipes.names import CHECK_OUTPUT_PREFIX, IO_RESOURCE
+from metaflow_pipes.runtime.assets.specs import MAX_KNOWN_FLOWS, assets_of, upstream_assets
+from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
 # The check that the flow has ended, where its last step has no asset that says so, and the output of that step's op.
@@ -16,18 +21,58 @@ FINISHED = "flow_finished"
 FINISHED_OUTPUT = "metaflow_finished"
 
 
-def check_results(context: dg.OpExecutionContext, flow: MetaflowFlow, step: str) -> list[dg.AssetCheckResult]:
-    """The results of the checks that a step whose task is done has passed, in a run of assets that has selected them.
+@functools.lru_cache(maxsize=MAX_KNOWN_FLOWS)
+def checks_of(flow: MetaflowFlow) -> Mapping[str, Mapping[str, dg.AssetCheckSpec]]:
+    """The checks that are declared, by their names, for each step that has an asset.
 
-    Args:
-        context: The context of the op that ran the task.
-        flow: The flow.
-        step: The step's name.
+    Raises:
+        dagster.DagsterInvalidDefinitionError: The translator gives a step a check of another asset, or two of a name.
     """
-    check = finished_check(flow) if step == flow.steps[-1].name else None
-    if check is None or check.key not in context.selected_asset_check_keys:
-        return []
-    return [dg.AssetCheckResult(passed=True, check_name=check.name, asset_key=check.asset_key)]
+    translator = flow.translator or DagsterMetaflowTranslator()
+    checks: dict[str, dict[str, dg.AssetCheckSpec]] = {}
+    for step, asset in assets_of(flow).items():
+        checks[step] = {}
+        for check in translator.get_check_specs(flow, flow[step]):
+            where = f"get_check_specs of the translator {type(translator).__name__}, step {step} of flow {flow.name}"
+            if check.asset_key != asset.key:
+                raise dg.DagsterInvalidDefinitionError(
+                    f"{where}: the check {check.name} is one of asset {check.asset_key.to_user_string()}. Let it be "
+                    f"one of the step's own: asset=self.get_asset_key(flow, step), {asset.key.to_user_string()}."
+                )
+            if check.name in checks[step] or check.name == FINISHED:
+                raise dg.DagsterInvalidDefinitionError(
+                    f"{where}: the check {check.name} is there twice, or has the name of one that metaflow-pipes adds. "
+                    "Give it another name."
+                )
+            checks[step][check.name] = check
+    return checks
+
+
+def blocking_checks(flow: MetaflowFlow, step: str) -> list[str]:
+    """The names of the checks that let a step fail if they do."""
+    return [check.name for check in checks_of(flow).get(step, {}).values() if check.blocking]
+
+
+def check_outs(flow: MetaflowFlow, step: str) -> dict[str, dg.Out]:
+    """The outputs that stand for the checks of a step: of its own op, or of that which collects its tasks."""
+    return {output: dg.Out(is_required=False, io_manager_key=IO_RESOURCE) for output in _outputs(flow, step)}
+
+
+def declared_checks(flow: MetaflowFlow) -> dict[str, tuple[str, str, dg.AssetCheckSpec]]:
+    """The checks of a flow's assets: the op and output of each, by the name of the output of the assets' graph."""
+    found = {}
+    for step, checks in checks_of(flow).items():
+        op = flow[step].materialized_by or flow[step].op_name
+        for output, check in zip(_outputs(flow, step), checks.values(), strict=True):
+            found[f"{flow[step].op_name}__{output}"] = (op, output, check)
+    finished = finished_check(flow)
+    if finished is not None:
+        found[FINISHED_OUTPUT] = (flow.steps[-1].op_name, FINISHED_OUTPUT, finished)
+    return found
+
+
+def _outputs(flow: MetaflowFlow, step: str) -> list[str]:
+    return [f"{CHECK_OUTPUT_PREFIX}{name}" for name in checks_of(flow).get(step, {})]
 
 
 def finished_check(flow: MetaflowFlow) -> dg.AssetCheckSpec | None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT
+from metaflow_pipes.runtime.assets.mapped import done_tasks
 from metaflow_pipes.runtime.assets.specs import assets_of
-from metaflow_pipes.runtime.ids import continued_runs, new_run_id
+from metaflow_pipes.runtime.ids import new_run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -67,13 +68,15 @@ def mapped_metadata(
         flow: The flow.
         step: The step.
     """
-    metadata = _Durations(context, flow).metadata(step)
-    if metadata is None:
+    durations = [task.seconds for task in done_tasks(context, flow, step).values()]
+    if not durations:
         return None
     pathspec = f"{flow.name}/{new_run_id(context)}/{step.name}"
     code = f'from metaflow import Step, namespace\n\nnamespace(None)\n[task.data for task in Step("{pathspec}")]'
     return {
-        **metadata,
+        "items" if step.is_recursive else "tasks": dg.MetadataValue.int(len(durations)),
+        "total_duration_seconds": dg.MetadataValue.float(round(sum(durations), 3)),
+        "longest_duration_seconds": dg.MetadataValue.float(round(max(durations), 3)),
         "pathspec": dg.MetadataValue.text(pathspec),
         "retrieve": dg.MetadataValue.md(f"```python\n{code}\n```"),
     }
@@ -148,58 +151,3 @@ def passed_on(results: Iterable[object], own_key: dg.AssetKey) -> Iterator[dg.As
         if isinstance(result, dg.MaterializeResult) and result.asset_key not in (None, own_key):
             tags = {DATA_VERSION_TAG: result.data_version.value} if result.data_version is not None else {}
             yield dg.AssetMaterialization(asset_key=result.asset_key, metadata=result.metadata, tags=tags)
-
-
-class _Durations:
-    """How long the tasks of mapped steps took, by Dagster's records of the run and of those that it goes on with."""
-
-    def __init__(self, context: dg.OpExecutionContext, flow: MetaflowFlow):
-        self._flow = flow
-        self._prefix = f"{context.op_handle.parent}." if context.op_handle.parent else ""
-        self._runs = [
-            {stats.step_key: stats for stats in context.instance.get_run_step_stats(run.run_id)}
-            for run in [context.run, *continued_runs(context)]
-        ]
-
-    def metadata(self, step: MetaflowStep) -> dict[str, dg.MetadataValue] | None:
-        """The number of a mapped step's tasks, and their total and longest duration; None if no task ran."""
-        durations: dict[str, float] = {}
-        splits = self._splits(step)
-        for run in self._runs:
-            for key, stats in run.items():
-                if (
-                    key.startswith(f"{self._prefix}{step.op_name}[")
-                    and stats.start_time
-                    and stats.end_time
-                    and _is_done(stats)
-                ):
-                    durations.setdefault(key, stats.end_time - stats.start_time)
-            if any(_is_done(run.get(split)) for split in splits):
-                break  # runs before this one had other items
-        if not durations:
-            return None
-        return {
-            "items" if step.is_recursive else "tasks": dg.MetadataValue.int(len(durations)),
-            "total_duration_seconds": dg.MetadataValue.float(round(sum(durations.values()), 3)),
-            "longest_duration_seconds": dg.MetadataValue.float(round(max(durations.values()), 3)),
-        }
-
-    def _splits(self, step: MetaflowStep) -> set[str]:
-        """The ops of the steps that split into the outermost foreach around a step."""
-        steps = {other.name: other for other in self._flow.steps}
-        found: set[str] = set()
-        seen: set[str] = set()
-        queue = list(step.upstream)
-        while queue:
-            other = steps[queue.pop()]
-            if other.collected_by is None:
-                found.add(self._prefix + other.op_name)
-            elif other.name not in seen:
-                seen.add(other.name)
-                queue += other.upstream
-        return found
-
-
-def _is_done(stats: object) -> bool:
-    status = getattr(stats, "status", None)
-    return status is not None and status.value == "SUCCESS"

@@ -166,6 +166,22 @@ class DagsterMetaflowTranslator:
         """
         return None
 
+    def get_check_specs(self, flow: MetaflowFlow, step: MetaflowStep) -> Sequence[dg.AssetCheckSpec]:
+        """The checks of the asset, which the step's code reports: those of its `@dagster_check`s.
+
+        Example:
+            ```python
+            def get_check_specs(self, flow, step):
+                no_nulls = dg.AssetCheckSpec("no_nulls", asset=self.get_asset_key(flow, step), blocking=True)
+                return [*super().get_check_specs(flow, step), *([no_nulls] if step.name == "load" else [])]
+            ```
+        """
+        key = self.get_asset_key(flow, step)
+        return [
+            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
+            for check in step.checks
+        ]
+
     def get_code_references(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.CodeReferencesMetadataValue | None:
         """The places of the asset's code, which Dagster's UI opens: the line where the step's source begins.
 
