@@ -80,6 +80,11 @@ class DagsterDev:
         """A run's `status`, `runConfigYaml` and `stepStats`."""
         return self.graphql(RUN, id=run_id)["runOrError"]
 
+    def runs(self) -> list[str]:
+        """The ids of all runs, the latest first."""
+        found = self.graphql("{ runsOrError { ... on Runs { results { runId } } } }")
+        return [run["runId"] for run in found["runsOrError"]["results"]]
+
     def step_status(self, run_id: str, step: str) -> str:
         (status,) = [stats["status"] for stats in self.run(run_id)["stepStats"] if stats["stepKey"] == step]
         return status

@@ -112,6 +112,25 @@ def test_lineage_shows_the_flows_graph(page: Page, picture: TakePicture) -> None
     picture("lineage", {"x": 240, "y": 0, "width": 960, "height": 560})
 
 
+@pytest.mark.usefixtures("trained_runs")
+def test_materialize_runs_the_selected_steps_and_clones_those_before(page: Page, dev: DagsterDev) -> None:
+    before = set(dev.runs())
+    page.goto(f"/locations/{definitions_of('TrainFlow')}/asset-groups/TrainFlow")
+    graph = page.locator("svg")
+    expect(graph.get_by_text("choose", exact=True)).to_be_visible()
+    expect(page.get_by_text("External Asset")).to_have_count(0)
+    graph.get_by_text("choose", exact=True).click()
+    page.get_by_role("button", name=re.compile("Materialize selected$")).click()
+    (run,) = wait_until(lambda: set(dev.runs()) - before, "a run of the selection")
+    dev.wait_for(run, "SUCCESS")
+
+    page.goto(f"/runs/{run}")
+    for step in ("start", "choose"):
+        expect(page.get_by_text(f"TrainFlow.{step}", exact=True).first).to_be_visible()
+    filter_events(page, "is cloned from")
+    expect(page.get_by_text(re.compile("start/start is cloned from TrainFlow/dagster-")).first).to_be_visible()
+
+
 def test_launchpad_offers_the_parameters_and_launches_with_a_changed_one(
     page: Page, dev: DagsterDev, picture: TakePicture
 ) -> None:
