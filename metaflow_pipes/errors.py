@@ -22,6 +22,13 @@ class ProductionTokenError(DeploymentError):
     """A deployment of another user is about to be changed without its production token."""
 
 
+class PartitionError(Exception):
+    """A partition that is not there, or whose key can't be the value of a parameter.
+
+    The message is a clause, for a sentence that says what can't be done.
+    """
+
+
 class VerbatimError(CompileError):
     """A flow can't run on Dagster, and the message has stars that stand for themselves, as in a cron expression.
 

@@ -50,6 +50,14 @@ PIPES_VARIABLES_PREFIX = "DAGSTER_PIPES_"
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 # A run's priority in Dagster's queue, and among the steps that wait for a pool (`dagster._core.storage.tags`).
 PRIORITY_TAG = "dagster/priority"
+# The partition of a run; or the first and the last one of a run of several; and the backfill that it is a part of.
+PARTITION_TAG = "dagster/partition"
+PARTITION_RANGE_START_TAG = "dagster/asset_partition_range_start"
+PARTITION_RANGE_END_TAG = "dagster/asset_partition_range_end"
+BACKFILL_TAG = "dagster/backfill"
+PARTITION_TAGS = (PARTITION_TAG, PARTITION_RANGE_START_TAG, PARTITION_RANGE_END_TAG)
+# What stands between the first and the last key of several partitions, as in Dagster's UI.
+PARTITION_RANGE = "..."
 # The tags by which Dagster marks a re-execution, which names the run that it re-executes, and one from failure.
 PARENT_RUN_ID_TAG = "dagster/parent_run_id"
 RESUME_RETRY_TAG = "dagster/is_resume_retry"

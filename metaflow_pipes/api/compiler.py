@@ -66,6 +66,10 @@ class DagsterCompiler:
             of the step.
         param_from: For each parameter that the value of an asset fills, the key of the asset.
         automation: When Dagster materializes the flow by itself: `eager`, `on_missing` or `on_cron:EXPRESSION[@ZONE]`.
+        partition_by: For each parameter that the key of a run's partition fills, the partitions of job and assets:
+            `{"date": "daily:2026-01-01"}`. Two are two dimensions.
+        partition_format: The form in which the parameter gets the key of a time, as `strftime` takes it.
+        partition_range: Two parameters, which get the first and the last key of a run that makes several partitions.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -107,6 +111,9 @@ class DagsterCompiler:
         depends_on: Sequence[str] = (),
         param_from: Mapping[str, str] | None = None,
         automation: str | None = None,
+        partition_by: Mapping[str, str] | None = None,
+        partition_format: str | None = None,
+        partition_range: Sequence[str] = (),
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -141,6 +148,9 @@ class DagsterCompiler:
             depends_on=depends_on,
             param_from={} if param_from is None else param_from,
             automation=automation,
+            partition_by={} if partition_by is None else partition_by,
+            partition_format=partition_format,
+            partition_range=partition_range,
         )
         check_options(options)
         check_list("decospecs", decospecs)

@@ -95,6 +95,12 @@ class DagsterDeployer(DeployerImpl):
             Parameters that the values of assets fill, each `NAME=KEY`.
         automation : str, optional, default None
             When Dagster materializes the flow by itself: eager, on_missing, or on_cron:EXPRESSION[@ZONE].
+        partition_by : List[str], optional, default None
+            The partitions of job and assets, each `PARAMETER=SPEC`, such as `date=daily:2026-01-01`.
+        partition_format : str, optional, default None
+            The form in which the parameter gets the key of a time, as strftime takes it.
+        partition_range : str, optional, default None
+            `START_PARAMETER,END_PARAMETER`: they get the first and the last key of a run of several partitions.
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

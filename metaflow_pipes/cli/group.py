@@ -166,6 +166,28 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     help="Start no run by a schedule or a trigger while N runs of the job are under way. [default: no limit]",
 )
 @click.option(
+    "--partition-by",
+    "partition_by",
+    multiple=True,
+    metavar="PARAMETER=SPEC",
+    help="Partition the job and its assets; the key of a run's partition fills the parameter. SPEC is hourly:START, "
+    "daily:START, weekly:START, monthly:START or cron:EXPRESSION:START, with START such as 2026-01-01, each with ..END "
+    "and @Europe/Berlin behind it if wanted; static:a,b,c; or dynamic:NAME. Given twice for two dimensions.",
+)
+@click.option(
+    "--partition-format",
+    default=None,
+    metavar="FORMAT",
+    help="The form in which the parameter gets the key of a time, as strftime takes it, such as %Y%m%d. [default: the "
+    "key]",
+)
+@click.option(
+    "--partition-range",
+    default=None,
+    metavar="START_PARAMETER,END_PARAMETER",
+    help="Make several partitions in one run: the parameters get the keys of the first and the last one.",
+)
+@click.option(
     "--pool",
     "pools",
     multiple=True,
@@ -251,6 +273,9 @@ def create(
     schedule_params: tuple[str, ...],
     no_overlap: bool,
     max_concurrent_runs: int | None,
+    partition_by: tuple[str, ...],
+    partition_format: str | None,
+    partition_range: str | None,
     pools: tuple[str, ...],
     priority: int | None,
     depends_on: tuple[str, ...],
@@ -267,6 +292,7 @@ def create(
         concurrent_runs,
         parse_pairs,
         parse_param_from,
+        parse_partition_by,
         parse_pools,
         parse_step_env,
     )
@@ -301,6 +327,9 @@ def create(
         depends_on=depends_on,
         param_from=parse_param_from(param_from),
         automation=automation,
+        partition_by=parse_partition_by(partition_by),
+        partition_format=partition_format,
+        partition_range=[] if partition_range is None else [name.strip() for name in partition_range.split(",")],
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))

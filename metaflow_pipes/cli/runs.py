@@ -106,12 +106,21 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=ParameterCommand, shows_defaults=True, help="Launch a run of the deployed flow.")
+@click.option(
+    "--partition",
+    default=None,
+    metavar="KEY",
+    help="The partition of the run, of a flow compiled with --partition-by: its key fills the parameter. Of two "
+    "dimensions, KEY|KEY, in the order of the parameters' names; with --partition-range, also FIRST...LAST.",
+)
 @_launch_options
 @click.pass_context
 def trigger(ctx: Any, **options: Any) -> None:
     """Launch a run of the deployed flow."""
-    launch = _Launch(ctx, **_with_those_of_a_file(**options))
-    launch.begin({**launch.from_environment(), **launch.given()}, {})
+    options = _with_those_of_a_file(**options)
+    partition = options.pop("partition")
+    launch = _Launch(ctx, **options)
+    launch.begin({**launch.from_environment(), **launch.given()}, {}, partition)
 
 
 @click.command(
@@ -231,17 +240,19 @@ class _Launch:
         given.update(self._parameters)
         return {parameter_of(self.deployment, name).name: value for name, value in given.items()}
 
-    def begin(self, values: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def begin(self, values: Mapping[str, Any], tags: Mapping[str, str], partition: str | None = None) -> None:
         """Launch the run, say which it is, and wait for its end if that was asked for.
 
         Args:
             values: The parameters' values.
             tags: Tags of the Dagster run.
+            partition: The key of its partition, or None.
         """
         from metaflow_pipes.runs.run_config import run_config
 
         tags = {**tags, **self._options.dagster_tags(self.deployment.tags)}
-        run = self.service.launch(self.deployment, run_config(self.deployment, values), tags, self._announce)
+        config = run_config(self.deployment, values, partition)
+        run = self.service.launch(self.deployment, config, tags, self._announce, partition)
         if self._wait:
             _wait(self._ctx.obj, self.service, run, _steps(self.deployment))
 
@@ -279,6 +290,7 @@ class _Launch:
 def status(obj: Any, run: str, url: str | None) -> None:
     """Show how far a run is."""
     from metaflow_pipes.runs.connect import connect
+    from metaflow_pipes.runs.partitions import partition_in
     from metaflow_pipes.runs.progress import Progress, duration
     from metaflow_pipes.runs.service import find_run
 
@@ -295,6 +307,7 @@ def status(obj: Any, run: str, url: str | None) -> None:
         ("What is known", found.loss),
         ("Metaflow run", found.pathspec),
         ("Dagster run", found.dagster_run_id),
+        ("Partition", partition_in(found.tags)),
         ("Dagster UI", service.url(found.dagster_run_id)),
         ("Started", _local_time(found.started_at)),
         ("Duration", None if found.duration_seconds is None else duration(found.duration_seconds)),
@@ -320,6 +333,7 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
 
     from metaflow_pipes.names import USER_TAG
     from metaflow_pipes.runs.connect import connect
+    from metaflow_pipes.runs.partitions import partition_in
     from metaflow_pipes.runs.progress import duration
     from metaflow_pipes.runs.service import RunStatus, runs_of_flow
 
@@ -336,7 +350,8 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
         obj.echo_always(f"Flow {obj.flow.name} has no such run on {service}.", no_bold=True, highlight=None)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("RUN", "STATUS", "CREATED", "DURATION", "USER", "JOB"):
+    has_partitions = any(partition_in(run.tags) for run in runs)
+    for title in ("RUN", "STATUS", "CREATED", "DURATION", "USER", "JOB", *(["PARTITION"] if has_partitions else [])):
         table.add_column(title, no_wrap=True)
     for run in runs:
         seconds = run.duration_seconds
@@ -347,6 +362,7 @@ def list_runs(obj: Any, last: int, successful: bool, failed: bool, running: bool
             "" if seconds is None else duration(seconds),
             run.tags.get(USER_TAG, ""),
             f"{run.of_assets} (assets)" if run.of_assets else run.job_name,
+            *([partition_in(run.tags)] if has_partitions else []),
         )
     _console().print(table, highlight=False)
 

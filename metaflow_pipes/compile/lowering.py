@@ -14,6 +14,7 @@ from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameter
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
+from metaflow_pipes.compile.partitions import partitions_of
 from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,
@@ -55,6 +56,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         for step in flow.steps
         if step.kind == "switch" and len(step.exits) > 1
     }
+    partitions = partitions_of(flow, options)
     wiring = wire(flow.steps, outputs, names, taken={name})
     return JobModel(
         name=name,
@@ -74,8 +76,9 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         statements=wiring.statements,
         executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
         translator=translator_of(options),
+        partitions=partitions,
         tags=_run_tags(flow, options),
-        schedules=schedules_of(flow, name, options),
+        schedules=schedules_of(flow, name, options, partitions),
         sensors=(
             *automation_sensors(flow, name, options),
             *trigger_sensors(flow, name, options),

@@ -187,6 +187,48 @@ class TriggerModel:
 
 
 @dataclass(frozen=True)
+class DimensionModel:
+    """One dimension of the partitions of a flow.
+
+    Attributes:
+        parameter: The parameter that its keys fill.
+        kind: `hourly`, `daily`, `weekly`, `monthly`, `cron`, `static` or `dynamic`.
+        definition: The Dagster class of its partitions.
+        arguments: The named arguments of that.
+        keys: The keys of static partitions; else none.
+        start: The first key of partitions of time, or None.
+    """
+
+    parameter: str
+    kind: str
+    definition: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class PartitionsModel:
+    """The partitions of a flow's job and assets.
+
+    Attributes:
+        dimensions: One or two, in the order of Dagster's keys: by the names of their parameters.
+        format: The form in which parameters get the keys of time, as `strftime` takes it; None for the key itself.
+        range_end: The parameter that gets the last key of a run of several partitions, or None.
+    """
+
+    dimensions: tuple[DimensionModel, ...]
+    format: str | None = None
+    range_end: str | None = None
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The parameters that a key fills."""
+        ends = () if self.range_end is None else (self.range_end,)
+        return (*(dimension.parameter for dimension in self.dimensions), *ends)
+
+
+@dataclass(frozen=True)
 class FlowModel:
     """A Metaflow flow, as the options on its command line make it.
 
@@ -273,6 +315,9 @@ class JobOptions:
         depends_on: The assets that the flow's assets depend on: `KEY` for its first ones, or `STEP=KEY`.
         param_from: For each parameter that the value of an asset fills, the key of the asset.
         automation: When Dagster materializes the flow by itself: `eager`, `on_missing`, `on_cron:EXPR[@ZONE]` or None.
+        partition_by: For each parameter that a partition's key fills, the partitions, such as `daily:2026-01-01`.
+        partition_format: The form in which they get keys of time, as `strftime` takes it, or None for the key itself.
+        partition_range: The parameters that get the first and the last key of a run of several partitions, or none.
     """
 
     name: str | None = None
@@ -298,6 +343,9 @@ class JobOptions:
     depends_on: Sequence[str] = ()
     param_from: Mapping[str, str] = field(default_factory=dict)
     automation: str | None = None
+    partition_by: Mapping[str, str] = field(default_factory=dict)
+    partition_format: str | None = None
+    partition_range: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -459,6 +507,7 @@ class JobModel:
         statements: The job's body.
         executor: The job's executor.
         translator: The user's translator, or None for the default one.
+        partitions: The partitions of the job and the assets, or None.
         tags: The job's tags.
         schedules: The schedules that start it.
         sensors: The sensors that start it, or that act when a run of it has ended.
@@ -476,6 +525,7 @@ class JobModel:
     statements: tuple[Call | Body, ...]
     executor: ExecutorModel
     translator: ImportModel | None
+    partitions: PartitionsModel | None
     tags: Mapping[str, str]
     schedules: tuple[AutomationModel, ...]
     sensors: tuple[AutomationModel, ...]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.notifications import check_notifications
 from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
+from metaflow_pipes.compile.partitions import check_partition_options
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.names import WARM_STARTS
 
@@ -42,6 +43,7 @@ _TYPES = {
     "priority": int,
     "warm": str,
     "automation": str,
+    "partition_format": str,
 }
 # What Dagster stores of a priority: 32 bits.
 MAX_PRIORITY = 2**31 - 1
@@ -71,6 +73,7 @@ def check_options(options: JobOptions) -> None:
         raise CompileError(f"--warm is {options.warm!r}. Use one of {', '.join(WARM_STARTS)}.")
     check_workflow_timeout(options.workflow_timeout)
     check_notifications(options)
+    check_partition_options(options)
     if options.max_concurrent_runs is not None and options.max_concurrent_runs < 1:
         raise CompileError(
             f"--max-concurrent-runs is {options.max_concurrent_runs}, but at least one run has to be allowed. To start "
@@ -282,6 +285,23 @@ def parse_param_from(items: Iterable[str]) -> dict[str, str]:
             )
         assets[parameter] = key
     return assets
+
+
+def parse_partition_by(items: Iterable[str]) -> dict[str, str]:
+    """Parse `--partition-by` options.
+
+    Args:
+        items: Each `PARAMETER=SPEC`.
+
+    Raises:
+        CompileError: There is one of another form, or a parameter has several specs.
+    """
+    specs: dict[str, str] = {}
+    for parameter, spec in parse_pairs("--partition-by", items).items():
+        if not isinstance(spec, str):
+            raise CompileError(f"--partition-by names the parameter {parameter} twice. Each dimension fills its own.")
+        specs[parameter] = spec
+    return specs
 
 
 def parse_pools(items: Iterable[str]) -> dict[str, str]:

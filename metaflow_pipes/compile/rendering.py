@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         JobModel,
         OpModel,
         ParameterModel,
+        PartitionsModel,
     )
 
 LINE_LENGTH = 110
@@ -64,6 +65,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters.update(
+        flow_partitions=_flow_partitions,
         literal=literal,
         parameter=_parameter,
         step=_step,
@@ -74,6 +76,7 @@ def _template() -> jinja2.Template:
         run_step=_run_step,
         helper=_helper,
         automation=_automation,
+        partitions=_partitions,
         assets=_assets,
         statements=_statements,
     )
@@ -105,6 +108,34 @@ def _parameter(parameter: ParameterModel) -> str:
     if parameter.has_default:
         arguments.insert(2, f"default={literal(parameter.default)}")
     return f"MetaflowParameter({', '.join(arguments)})"
+
+
+def _partitions(partitions: PartitionsModel) -> str:
+    """The Dagster partitions of the job and the assets."""
+    definitions = {}
+    for dimension in partitions.dimensions:
+        arguments = [*([literal(list(dimension.keys), indent=4)] if dimension.keys else [])]
+        arguments += [f"{name}={literal(value)}" for name, value in dimension.arguments.items()]
+        definitions[dimension.parameter] = arguments, f"dg.{dimension.definition}("
+    if len(definitions) == 1:
+        ((arguments, opening),) = definitions.values()
+        return _wrapped(opening, arguments, ")", prefix=len("PARTITIONS = "))
+    items = [
+        f"{_flat(name)}: {_wrapped(opening, arguments, ')', indent=8, prefix=len(name) + 4)}"
+        for name, (arguments, opening) in definitions.items()
+    ]
+    inner = "".join(f"        {item},\n" for item in items)
+    return f"dg.MultiPartitionsDefinition(\n    {{\n{inner}    }}\n)"
+
+
+def _flow_partitions(partitions: PartitionsModel) -> str:
+    """The `partitions` of `MetaflowFlow`."""
+    arguments = ["PARTITIONS", literal([dimension.parameter for dimension in partitions.dimensions])]
+    for name in ("format", "range_end"):
+        value = getattr(partitions, name)
+        if value is not None:
+            arguments.append(f"{name}={literal(value)}")
+    return _wrapped("MetaflowPartitions(", arguments, ")", indent=4, prefix=len("partitions="))
 
 
 def _step(op: OpModel, job: JobModel, folder: Path) -> str:
@@ -159,7 +190,9 @@ def _imports(job: JobModel) -> str:
     }
     if job.flow.parameters:
         names.add("MetaflowParameter")
-    if job.translator is not None:
+    if job.partitions is not None:
+        names.add("MetaflowPartitions")
+    elif job.translator is not None:
         names.add("partitions_def_of")
     if any(op.step.checks for op in job.ops):
         names.add("MetaflowCheck")
@@ -254,7 +287,9 @@ def _job(job: JobModel) -> str:
     tags = f"tags={literal(job.tags, indent=4, prefix=5)}"
     name = f"name={_flat(job.name)}"
     arguments = [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"]
-    if job.translator is not None:
+    if job.partitions is not None:
+        arguments.append("partitions_def=PARTITIONS")
+    elif job.translator is not None:
         arguments.append("partitions_def=partitions_def_of(FLOW)")
     return _call(f"{job.function} = JOB = graph.to_job", arguments, indent=0)
 

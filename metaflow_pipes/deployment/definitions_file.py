@@ -25,6 +25,17 @@ PRODUCTION_TOKEN_SETTING = "METAFLOW_PRODUCTION_TOKEN"  # noqa: S105 - its name,
 
 # What makes the job in a generated file.
 JOB_CALL = "dg.job"
+# The arguments of the flow that are read otherwise, or not at all.
+_NO_LITERALS = {
+    "automation",
+    "compiled_by",
+    "definitions_file",
+    "parameters",
+    "partitions",
+    "step_env",
+    "steps",
+    "translator",
+}
 # What a positional argument is called in the calls of a generated file.
 _POSITIONAL = {
     "CompilerVersion": ("version",),
@@ -52,6 +63,8 @@ class Deployment:
         project_name: The name of the `@project`, or None.
         branch_name: The branch of the `@project`, as `current.branch_name`: `user.ann`, `test.x`, `prod`, `prod.x`.
         parameters: The flow's parameters.
+        partition_parameters: Those that the key of a run's partition fills; none if the job has no partitions.
+        takes_partition_range: Whether one run can make several partitions.
         steps: The steps, each after those whose tasks it takes.
         op_names: The name of each step's op.
         items_of: For each step that takes all items of a foreach, the step of that; empty in files of version 0.1.
@@ -89,6 +102,8 @@ class Deployment:
     top_level_args: tuple[str, ...]
     tags: tuple[str, ...]
     compiled_by: CompilerVersion | None = None
+    partition_parameters: tuple[str, ...] = ()
+    takes_partition_range: bool = False
 
     @property
     def start_op(self) -> str:
@@ -187,16 +202,13 @@ def _calls(path: Path) -> dict[str, ast.Call]:
 def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployment:
     flow, name = _arguments(flow_call), _value(_arguments(job_call)["name"])
     compiled_by = _compiled_by(path, flow["compiled_by"]) if "compiled_by" in flow else None
-    values = {
-        key: _value(node)
-        for key, node in flow.items()
-        if key not in ("compiled_by", "definitions_file", "steps", "parameters", "step_env", "translator", "automation")
-    }
+    values = {key: _value(node) for key, node in flow.items() if key not in _NO_LITERALS}
     steps = [_record(call) for call in _elements(flow["steps"])]
     flow_file = beside(path, values["file"])
     settings = values.get("settings", {})
     project_name, branch_name = project_and_branch(values.get("deployment"))
     root = values["datastore_root"]
+    dimensions, partition_parameters = _partitions(flow.get("partitions"))
     return Deployment(
         definitions_file=path,
         name=name,
@@ -222,6 +234,8 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
         top_level_args=tuple(values["top_level_args"]),
         tags=tuple(values.get("tags", ())),
         compiled_by=compiled_by,
+        partition_parameters=partition_parameters,
+        takes_partition_range=len(partition_parameters) > len(dimensions),
     )
 
 
@@ -248,6 +262,14 @@ def project_and_branch(deployment_name: str | None) -> tuple[str | None, str | N
         return None, None
     project, _, rest = deployment_name.partition(".")
     return project, rest.rpartition(".")[0]
+
+
+def _partitions(call: ast.expr | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parameters of the dimensions of a flow's partitions, and all those that a key fills."""
+    if not isinstance(call, ast.Call):
+        return (), ()
+    dimensions = tuple(_value(call.args[1]))
+    return dimensions, (*dimensions, *([_value(end)] if (end := _arguments(call).get("range_end")) else []))
 
 
 def _parameter(arguments: Mapping[str, Any]) -> ParameterModel:

@@ -26,11 +26,13 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
 from sqlalchemy.exc import SQLAlchemyError
 
-from metaflow_pipes.errors import DeploymentError
+from metaflow_pipes.errors import DeploymentError, PartitionError
 from metaflow_pipes.locations import program
 from metaflow_pipes.names import (
     DAGSTER_DEV_URL,
     HOME_VARIABLE,
+    PARTITION_RANGE_END_TAG,
+    PARTITION_RANGE_START_TAG,
     PIPES_VARIABLES_PREFIX,
     RUN_ID_TAG,
     SPLITS_METADATA,
@@ -42,6 +44,7 @@ from metaflow_pipes.runs import worker as run_worker
 from metaflow_pipes.runs.host_processes import RunWorker
 from metaflow_pipes.runs.instigators import switch
 from metaflow_pipes.runs.loading import job_in, load_definitions, load_job
+from metaflow_pipes.runs.partitions import ends_of, no_partitions
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
     RUN_EVENTS,
@@ -54,6 +57,7 @@ from metaflow_pipes.runs.service import (
 from metaflow_pipes.runs.worker_log import ending_of, log_of
 from metaflow_pipes.runtime.assets.events import event_materialization
 from metaflow_pipes.runtime.automation.ended_runs import definitions_file_of, follow_ups_of
+from metaflow_pipes.runtime.partitions import check_partition, partition_of_key
 from step_wrapper.wire import RUN_WORKER_VARIABLE
 
 if TYPE_CHECKING:
@@ -131,6 +135,7 @@ class LocalInstance:
         run_config: Mapping[str, Any],
         tags: Mapping[str, str],
         on_created: OnCreated,
+        partition: str | None = None,
     ) -> RunRecord:
         """As `DagsterService.launch`: in a background process, whatever the instance's own run launcher is."""
         job = dg.build_reconstructable_job(
@@ -152,6 +157,7 @@ class LocalInstance:
                     **definition.run_tags,
                     RUN_ID_TAG: metaflow_run_id(run_id),
                     WORKER_TAG: RunWorker(platform.node()).tag(run_id),
+                    **(self._partition_tags(deployment, definition, partition) if partition is not None else {}),
                     **tags,
                 },
                 job_code_origin=job.get_python_origin(),
@@ -171,6 +177,26 @@ class LocalInstance:
                 )
             raise
         return _record(run)
+
+    def _partition_tags(
+        self, deployment: Deployment, definition: dg.JobDefinition, partition: str
+    ) -> Mapping[str, str]:
+        """The tags by which Dagster knows a run's partition.
+
+        Raises:
+            DeploymentError: The job has no such partition; says which there are.
+        """
+        if definition.partitions_def is None:
+            raise no_partitions(deployment)
+        first, last = ends_of(partition, deployment)
+        try:
+            keys = partition_of_key(definition.partitions_def, first, last)
+            check_partition(definition.partitions_def, keys, self._instance)
+        except PartitionError as error:
+            raise DeploymentError(f"The job {deployment.name} can't run the partition {partition}: {error}") from None
+        if last is not None:
+            return {PARTITION_RANGE_START_TAG: first, PARTITION_RANGE_END_TAG: last}
+        return definition.partitions_def.get_tags_for_partition_key(first)
 
     def _start_worker(self, run: dg.DagsterRun, end_op: str, followed_by: str) -> Callable[[], None]:
         """Start the background processes of a run, and return what lets them begin with it.

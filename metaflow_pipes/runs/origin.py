@@ -22,6 +22,7 @@ from metaflow_pipes.names import (
     STEP_TO_RERUN_TAG,
     TRIGGER_TAGS,
 )
+from metaflow_pipes.runs.partitions import kept_tags
 from metaflow_pipes.runs.service import find_run, runs_of_flow
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Origin:
         return self.attributes.get(parameter.name, attribute)
 
     def tags(self, service: DagsterService, step_to_rerun: str | None, overridden: Sequence[str]) -> dict[str, str]:
-        """The tags that make a Dagster run go on from this one. What has triggered this one has triggered that, too.
+        """The tags that make a Dagster run go on from this one. It has the same partition, and the same triggers.
 
         Args:
             service: Where its runs on Dagster are.
@@ -121,6 +122,7 @@ class Origin:
         tags = {ORIGIN_RUN_ID_TAG: self.run_id}
         for run in service.runs({RUN_ID_TAG: self.run_id}, limit=1):
             tags.update({tag: value for tag, value in run.tags.items() if tag in TRIGGER_TAGS})
+            tags.update(kept_tags(run.tags))
         if step_to_rerun is not None:
             tags[STEP_TO_RERUN_TAG] = step_to_rerun
         if overridden:

@@ -59,7 +59,7 @@ def split_run_params(run_params: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def run_config(deployment: Deployment, values: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(deployment: Deployment, values: Mapping[str, Any], partition: str | None = None) -> dict[str, Any]:
     """Dagster's run config for a run with these parameters.
 
     As with Metaflow's `run`, a parameter that is not given has its default, and one without default no value. None is
@@ -69,21 +69,31 @@ def run_config(deployment: Deployment, values: Mapping[str, Any]) -> dict[str, A
         deployment: The deployed flow.
         values: The values by the parameters' names, as JSON has them. The name may be that of Metaflow's Python API,
             with underscores and in lower case.
+        partition: The run's partition, which fills some of them, or None.
 
     Raises:
-        DeploymentError: The flow has no such parameter, or one that is required is not given.
+        DeploymentError: The flow has no such parameter, one that is required is not given, or one is given that the
+            partition fills.
     """
+    filled = () if partition is None else deployment.partition_parameters
     config: dict[str, Any] = {}
     for name, value in values.items():
         parameter = parameter_of(deployment, name)
+        if value is not None and parameter.name in filled:
+            raise DeploymentError(
+                f"Parameter {parameter.name} is given, and so is the partition {partition}, whose key fills it. Leave "
+                "one of them out."
+            )
         if value is not None:
             config[parameter.name] = _absolute(value) if parameter.kind == "file" else value
     for parameter in deployment.parameters:
-        if parameter.name in config or parameter.has_default or parameter.asset is not None:
+        has_source = parameter.has_default or parameter.asset is not None or parameter.name in filled
+        if parameter.name in config or has_source:
             continue
         if parameter.required:
+            by_partition = "--partition KEY or " if parameter.name in deployment.partition_parameters else ""
             raise DeploymentError(
-                f"Flow {deployment.flow_name} requires the parameter {parameter.name}: give it by "
+                f"Flow {deployment.flow_name} requires the parameter {parameter.name}: give it by {by_partition}"
                 f"--{parameter.name} VALUE."
             )
         config[parameter.name] = None

@@ -194,6 +194,7 @@ class DagsterService(Protocol):
         run_config: Mapping[str, Any],
         tags: Mapping[str, str],
         on_created: OnCreated,
+        partition: str | None = None,
     ) -> RunRecord:
         """Begin a run of a deployed job, and return at once.
 
@@ -202,6 +203,7 @@ class DagsterService(Protocol):
             run_config: Dagster's run config.
             tags: Tags of the run, beside those of the job.
             on_created: Is called with the run as soon as its id is known; before its first step, if it runs here.
+            partition: The key of its partition, or None; the first and the last key of several, with `...` between.
         """
         ...
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from metaflow_pipes.errors import DeploymentError
-from metaflow_pipes.names import SPLITS_METADATA, URL_VARIABLE, event_path
+from metaflow_pipes.names import (
+    PARTITION_RANGE_END_TAG,
+    PARTITION_RANGE_START_TAG,
+    SPLITS_METADATA,
+    URL_VARIABLE,
+    event_path,
+)
+from metaflow_pipes.partition_keys import known_keys
+from metaflow_pipes.runs.partitions import ends_of, no_partitions
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
     RUN_EVENTS,
@@ -67,6 +75,32 @@ _LAUNCH = (
 """
     + _RUN_FIELDS
 )
+_PARTITIONS = """
+    query Partitions($selector: PipelineSelector!) {
+      pipelineOrError(params: $selector) {
+        __typename
+        ... on Error { message }
+        ... on Pipeline { partitionKeysOrError { partitionKeys } }
+      }
+    }
+"""
+_PARTITION_TAGS = """
+    query PartitionTags($selector: PipelineSelector!, $key: String!) {
+      pipelineOrError(params: $selector) {
+        __typename
+        ... on Error { message }
+        ... on Pipeline {
+          partition(partition_name: $key) {
+            tagsOrError {
+              __typename
+              ... on Error { message }
+              ... on PartitionTags { results { key value } }
+            }
+          }
+        }
+      }
+    }
+"""
 _RUNS = (
     """
     query Runs($filter: RunsFilter, $cursor: String, $limit: Int) {
@@ -160,10 +194,14 @@ class Webserver:
         run_config: Mapping[str, Any],
         tags: Mapping[str, str],
         on_created: OnCreated,
+        partition: str | None = None,
     ) -> RunRecord:
         """As `DagsterService.launch`: by the deployment's queue and run launcher, from what it has loaded."""
+        selector = self._selector(deployment)
+        if partition is not None:
+            tags = {**self._partition_tags(deployment, selector, partition), **tags}
         params = {
-            "selector": self._selector(deployment),
+            "selector": selector,
             "runConfigData": dict(run_config),
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
@@ -287,6 +325,30 @@ class Webserver:
             "repositoryName": repository,
             "repositoryLocationName": location,
         }
+
+    def _partition_tags(self, deployment: Deployment, selector: Mapping[str, str], partition: str) -> dict[str, str]:
+        """The tags by which Dagster knows a run's partition.
+
+        Raises:
+            DeploymentError: The job has no such partition; says which there are.
+        """
+        first, last = ends_of(partition, deployment)
+        of_job = {"pipelineName": selector["jobName"], **{k: v for k, v in selector.items() if k != "jobName"}}
+        job = self._expect("Pipeline", self._ask(_PARTITIONS, "pipelineOrError", {"selector": of_job}))
+        keys = job["partitionKeysOrError"]["partitionKeys"]
+        if not keys and not deployment.partition_parameters:
+            raise no_partitions(deployment)
+        for key in (first, last or first):
+            if key not in keys:
+                raise DeploymentError(
+                    f"The job {deployment.name} can't run the partition {partition}: there is no partition {key!r}. "
+                    f"{known_keys(keys)}"
+                )
+        if last is not None:
+            return {PARTITION_RANGE_START_TAG: first, PARTITION_RANGE_END_TAG: last}
+        answer = self._ask(_PARTITION_TAGS, "pipelineOrError", {"selector": of_job, "key": first})
+        found = self._expect("Pipeline", answer)["partition"]["tagsOrError"]
+        return {tag["key"]: tag["value"] for tag in self._expect("PartitionTags", found)["results"]}
 
     def _runs(self, filter_: Mapping[str, Any], limit: int) -> Iterator[RunRecord]:
         cursor = None

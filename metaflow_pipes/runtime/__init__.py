@@ -19,6 +19,7 @@ from metaflow_pipes.runtime.fan_out import collect, fan_out, gather, regroup, ro
 from metaflow_pipes.runtime.flow import MetaflowFlow, MetaflowFlowWarning
 from metaflow_pipes.runtime.outs import step_outs
 from metaflow_pipes.runtime.parameters import MetaflowParameter
+from metaflow_pipes.runtime.partitions import MetaflowPartitions
 from metaflow_pipes.runtime.release_0_1 import (
     run_foreach_step,
     run_loop_step,
@@ -38,6 +39,7 @@ __all__ = [
     "MetaflowFlow",
     "MetaflowFlowWarning",
     "MetaflowParameter",
+    "MetaflowPartitions",
     "MetaflowPipesClient",
     "MetaflowStep",
     "asset_specs",

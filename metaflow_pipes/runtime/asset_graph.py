@@ -51,6 +51,7 @@ def flow_assets(flow: MetaflowFlow, job: dg.JobDefinition, events: Sequence[str]
             check_specs_by_output_name={name: check for name, (_, _, check) in checks.items()},
             specs=specs,
             can_subset=True,
+            backfill_policy=None if flow.partitions is None else flow.partitions.backfill_policy,
             resource_defs=RESOURCES,
         )
     ]
@@ -125,16 +126,13 @@ def _op_of_assets(op: dg.OpDefinition, flow: MetaflowFlow | None, inputs: list[A
         flow: The flow, if it is the start op.
         inputs: The assets that it waits for.
     """
-    config = (
-        {} if flow is None else {parameter.name: parameter.field(is_optional=True) for parameter in flow.parameters}
-    )
     return dg.OpDefinition(
         compute_fn=op.compute_fn,
         name=f"{op.name}__assets",
         description=op.description,
         ins={**op.ins, **{given.name: dg.In(dg.Nothing) for given in inputs}},
         outs=op.outs,
-        config_schema=config,
+        config_schema={} if flow is None else flow.config_schema(is_optional=True),
         required_resource_keys=op.required_resource_keys,
         tags=op.tags,
         retry_policy=op.retry_policy,

@@ -8,13 +8,13 @@ import os
 import shlex
 import sys
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, RUN_ID_TAG, USER_TAG
+from metaflow_pipes.names import MAX_RUNTIME_TAG, ORIGIN_RUN_ID_TAG, PARTITION_TAGS, RUN_ID_TAG, USER_TAG
 from metaflow_pipes.runtime.asset_run import is_alone, refuse_missing_parameters, tags_of_run
 from metaflow_pipes.runtime.assets.check_results import (
     log_evaluation,
@@ -24,6 +24,7 @@ from metaflow_pipes.runtime.assets.check_results import (
 from metaflow_pipes.runtime.assets.checks import blocking_checks
 from metaflow_pipes.runtime.assets.events import publish_rest
 from metaflow_pipes.runtime.assets.materializations import passed_on
+from metaflow_pipes.runtime.assets.run_partition import partition_of, start_config
 from metaflow_pipes.runtime.assets.specs import asset_key_of
 from metaflow_pipes.runtime.assets.upstream import parameters_from_assets
 from metaflow_pipes.runtime.automation.run_triggers import link_to_triggers, triggers_of
@@ -41,7 +42,7 @@ from metaflow_pipes.runtime.ids import (
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
-from metaflow_pipes.runtime.run_options import run_options_of
+from metaflow_pipes.runtime.run_options import inherited_tags, run_options_of
 from metaflow_pipes.runtime.selection import selection_of
 from metaflow_pipes.runtime.time_limit import refuse_late_start, run_seconds_left, too_late_to_retry
 from step_wrapper.wire import Request
@@ -106,17 +107,25 @@ def run_task(
     """
     _check_flow_file(context, flow)
     run_options = run_options_of(context, flow)
+    partition = partition_of(context, flow)
+    if partition is not None:
+        tags = dict.fromkeys([*run_options.tags, *partition.metaflow_tags])
+        run_options = replace(run_options, tags=tuple(tags))
     refuse_late_start(context, flow, step, run_options.workflow_timeout_seconds)
     inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
     _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
+    config = {} if inputs.paths else start_config(context, flow, is_cloned=resumption is not None)
     if not inputs.paths and resumption is None:
-        refuse_missing_parameters(context, flow, context.op_config or {})
+        refuse_missing_parameters(context, flow, config)
+        config = {**config, **parameters_from_assets(context, flow)}
     if not inputs.paths and number == 0:
         link_to_triggers(context)
-    task = _Attempt(context, pipes, flow, step, options, run_options, inputs, run_id, iteration, number, resumption)
+    task = _Attempt(
+        context, pipes, flow, step, options, run_options, inputs, config, run_id, iteration, number, resumption
+    )
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code, _ = task.launch()
     if report is None:
@@ -139,6 +148,7 @@ class _Attempt:
     options: StepOptions
     run_options: RunOptions
     inputs: _Inputs
+    config: Mapping[str, Any]
     run_id: str
     iteration: int | None
     number: int
@@ -222,10 +232,7 @@ class _Attempt:
     def _request(self, ended_with: int | None) -> Request:
         """The request to the wrapper."""
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
-        config = self.context.op_config or {}
         given = None if resumption is None else resumption.overridden_parameters
-        if not inputs.paths and resumption is None:
-            config = {**config, **parameters_from_assets(self.context, flow)}
         is_loop = self.iteration is not None
         # there is always time to report
         limit_seconds = None if ended_with is not None else self.run_options.workflow_timeout_seconds
@@ -238,7 +245,7 @@ class _Attempt:
             command=self._command,
             init=None
             if inputs.paths
-            else flow.init_command(self.run_id, self._parameters_id, config, self.run_options, given),
+            else flow.init_command(self.run_id, self._parameters_id, self.config, self.run_options, given),
             configs=flow.configs,
             datastore=flow.datastore,
             datastore_root=flow.root,
@@ -379,5 +386,7 @@ def _tag_run(
         if run_options.workflow_timeout_seconds is not None and (not context.has_assets_def or is_alone(context)):
             # the job's, where Dagster has not handed down that of the run that this one goes on with
             tags[MAX_RUNTIME_TAG] = str(run_options.workflow_timeout_seconds)
+        # those that Dagster's Python API does not hand down to a re-execution
+        tags.update(inherited_tags(context.instance, context.run, PARTITION_TAGS))
         if any(context.run.tags.get(name) != value for name, value in tags.items()):
             context.instance.add_run_tags(context.run_id, tags)

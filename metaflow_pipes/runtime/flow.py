@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from metaflow_pipes.run_options import RunOptions
     from metaflow_pipes.runtime.assets.translator import DagsterMetaflowTranslator
     from metaflow_pipes.runtime.parameters import MetaflowParameter
+    from metaflow_pipes.runtime.partitions import MetaflowPartitions
     from metaflow_pipes.runtime.steps import MetaflowStep
 
 # Where Metaflow looks for its user, and whom it does not take for one (`metaflow.util.get_username`).
@@ -63,6 +64,7 @@ class MetaflowFlow:
         namespace: The Metaflow namespace of the steps; None is that of the production token, which is a setting.
         configs: The values of the `Config`s, as Metaflow's runner hands them to its tasks.
         parameters: The flow's parameters.
+        partitions: The partitions of its job and its assets, and the parameters that they fill; None if it has none.
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
             `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
         workflow_timeout_seconds: How long a run may take, from its start; None is without limit.
@@ -90,6 +92,7 @@ class MetaflowFlow:
     namespace: str | None = None
     configs: Mapping[str, Any] = field(default_factory=dict)
     parameters: Sequence[MetaflowParameter] = ()
+    partitions: MetaflowPartitions | None = None
     log_level: str | None = "WARNING"
     workflow_timeout_seconds: int | None = None
     deployment: str | None = None
@@ -171,9 +174,14 @@ class MetaflowFlow:
         said = self.translator.get_pool(self, self[step])
         return said_once(self, self[step], method="get_pool", said=said, option="--pool", given=given)
 
-    def config_schema(self) -> dict[str, dg.Field]:
-        """The run config of the start op: a field for each parameter."""
-        return {parameter.name: parameter.field() for parameter in self.parameters}
+    def config_schema(self, *, is_optional: bool = False) -> dict[str, dg.Field]:
+        """The run config of the start op: a field for each parameter.
+
+        Args:
+            is_optional: Whether the run config need not have those that have no default.
+        """
+        filled = () if self.partitions is None else self.partitions.filled
+        return {p.name: p.field(is_optional=is_optional, is_filled=p.name in filled) for p in self.parameters}
 
     def environment(self, run_environment: Mapping[str, str]) -> dict[str, str]:
         """Variables of every step's environment, beyond the run's, that lead to the flow's datastore and metadata.

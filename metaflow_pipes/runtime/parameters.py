@@ -43,19 +43,22 @@ class MetaflowParameter:
     attribute: str | None = None
     asset: str | None = None
 
-    def field(self, *, is_optional: bool = False) -> dg.Field:
+    def field(self, *, is_optional: bool = False, is_filled: bool = False) -> dg.Field:
         """The parameter as a Dagster config field.
 
         Args:
             is_optional: Whether the run config need not have it, though it has no default.
+            is_filled: Whether the key of the run's partition fills it, so that a default is no value of the run config.
         """
         config_type = _SCALARS[self.kind]
         if self.multiple:
             config_type = dg.Array(config_type)
         elif self.separator is not None:
             config_type = dg.ScalarUnion(scalar_type=str, non_scalar_schema=dg.Array(str))
-        if self.asset is not None:
-            described = f"{self.help or ''} The value of asset {self.asset} fills it.".strip()
+        if is_filled or self.asset is not None:
+            by = "The key of the run's partition" if is_filled else f"The value of asset {self.asset}"
+            default = f" Without a partition: {self.default!r}." if is_filled and self.has_default else ""
+            described = f"{self.help or ''} {by} fills it.{default}".strip()
             return dg.Field(dg.Noneable(config_type), is_required=False, description=described)
         if self.default is not _NO_DEFAULT:
             return dg.Field(config_type, default_value=self.default, description=self.help)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, RESUME_RETRY_TAG, STEP_TO_RERUN_TAG
 from metaflow_pipes.run_options import names_in
+from metaflow_pipes.runtime.assets.run_partition import partition_of
 from metaflow_pipes.runtime.ids import continued_runs
 from metaflow_pipes.runtime.selection import selection_of
 from step_wrapper.wire import Resumption, Search
@@ -92,9 +93,8 @@ def origin_tags(context: dg.OpExecutionContext, flow: MetaflowFlow) -> list[str]
         # as `metaflow.plugins.project_decorator`; only the branch can hold more dots
         project, _, rest = flow.deployment.partition(".")
         tags = [f"project:{project}", f"project_branch:{rest.rpartition('.')[0]}"]
-    if context.has_partition_key:
-        tags.append(f"partition:{context.partition_key}")
-    return tags
+    partition = partition_of(context, flow)
+    return tags if partition is None else [*tags, *partition.metaflow_tags]
 
 
 def steps_to_rerun(flow: MetaflowFlow, step: str | None) -> set[str]:

@@ -13,10 +13,16 @@ from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.compile.automation.cron import Cron
-    from metaflow_pipes.compile.model import FlowModel, JobOptions, ParameterModel, ScheduleModel
+    from metaflow_pipes.compile.model import (
+        FlowModel,
+        JobOptions,
+        ParameterModel,
+        PartitionsModel,
+        ScheduleModel,
+    )
 
 FACTORY = "flow_schedule"
 DEFAULT_TIMEZONE = "UTC"
@@ -24,13 +30,16 @@ DEFAULT_TIMEZONE = "UTC"
 _SOME_TIME = datetime(2026, 11, 24, 10, 30)
 
 
-def schedules_of(flow: FlowModel, job: str, options: JobOptions) -> tuple[AutomationModel, ...]:
+def schedules_of(
+    flow: FlowModel, job: str, options: JobOptions, partitions: PartitionsModel | None
+) -> tuple[AutomationModel, ...]:
     """The schedule of a flow, if it has `@schedule`.
 
     Args:
         flow: The flow.
         job: The job's name.
         options: What the user asks for.
+        partitions: The job's partitions, whose keys are the values of parameters, or None.
 
     Raises:
         CompileError: Dagster can't hold the schedule, or a scheduled run would lack the value of a parameter.
@@ -46,7 +55,8 @@ def schedules_of(flow: FlowModel, job: str, options: JobOptions) -> tuple[Automa
     name = f"{job}_schedule"
     _check_zone(flow.name, timezone)
     _check_cron(flow.name, flow.schedule, cron)
-    values, templates = _parameters(flow, options.schedule_parameters, ZoneInfo(timezone))
+    filled = () if partitions is None else partitions.filled
+    values, templates = _parameters(flow, options.schedule_parameters, ZoneInfo(timezone), filled)
     arguments = {
         "cron": cron.text,
         "timezone": timezone,
@@ -61,7 +71,7 @@ def schedules_of(flow: FlowModel, job: str, options: JobOptions) -> tuple[Automa
             name=name,
             factory=FACTORY,
             arguments={name: value for name, value in arguments.items() if value is not None},
-            summary=_summary(flow.schedule, cron, timezone, options.max_concurrent_runs),
+            summary=_summary(flow.schedule, cron, timezone, options.max_concurrent_runs, partitions),
         ),
     )
 
@@ -78,11 +88,21 @@ def next_time(schedule: AutomationModel) -> datetime:
     return get_next_cron_tick(schedule.arguments["cron"], datetime.now(ZoneInfo(timezone)), timezone)
 
 
-def _summary(schedule: ScheduleModel, cron: Cron, timezone: str, max_concurrent_runs: int | None) -> str:
+def _summary(
+    schedule: ScheduleModel,
+    cron: Cron,
+    timezone: str,
+    max_concurrent_runs: int | None,
+    partitions: PartitionsModel | None,
+) -> str:
     words = in_words(cron.text)
     when = f"{words}, by" if words else "by"
     origin = "" if cron.dialect == "cron" else f", for `{schedule.expression}` of {cron.dialect}"
     notes = []
+    if partitions is not None:
+        is_time = [dimension.start is not None for dimension in partitions.dimensions]
+        latest = ["for the latest partition that is over"] if any(is_time) else []
+        notes.append(", ".join([*latest, *([] if all(is_time) else ["a run for each key"])]))
     if cron.has_translated_weekdays:
         notes.append(f"weekday 1 of {cron.dialect} is Sunday, which cron calls 0: its numbers are translated")
     if cron.is_ambiguous:
@@ -132,22 +152,29 @@ def _unusable(flow: str, schedule: ScheduleModel, problem: str) -> VerbatimError
 
 
 def _parameters(
-    flow: FlowModel, given: Mapping[str, Any], zone: ZoneInfo
+    flow: FlowModel, given: Mapping[str, Any], zone: ZoneInfo, filled: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str | list[str]]]:
     """The values of a scheduled run's parameters, and those that hold the time when it is due.
 
-    As with Metaflow's `run`, a parameter without default that is not given has no value, unless it is required.
+    As with Metaflow's `run`, a parameter without default that is not given has no value, unless it is required. Those
+    that a partition's key fills are left to that.
     """
     values: dict[str, Any] = {}
     templates: dict[str, str | list[str]] = {}
     for name, value in given.items():
         parameter = _parameter(flow, name)
+        if parameter.name in filled:
+            raise CompileError(
+                f"--schedule-param gives a value to {parameter.name}, which the key of a scheduled run's partition "
+                "fills. Leave it out."
+            )
         _check_count(parameter, value)
         if _is_template(parameter, value, zone):
             templates[parameter.name] = [value] if parameter.multiple and isinstance(value, str) else value
         else:
             values[parameter.name] = _value(parameter, value)
-    lacking = [p for p in flow.parameters if not p.has_default and p.name not in {**values, **templates}]
+    known = {*values, *templates, *filled}
+    lacking = [p for p in flow.parameters if not p.has_default and p.name not in known]
     required = [parameter.name for parameter in lacking if parameter.is_required]
     if required:
         options = " ".join(f"--schedule-param {name}=VALUE" for name in required)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from metaflow_pipes.names import ASSET_OUTPUT
+from metaflow_pipes.names import ASSET_OUTPUT, BACKFILL_TAG, PARTITION_TAG
 from metaflow_pipes.runtime.assets.mapped import done_tasks
+from metaflow_pipes.runtime.assets.run_partition import partition_keys_of
 from metaflow_pipes.runtime.assets.specs import assets_of
 from metaflow_pipes.runtime.ids import new_run_id
 
@@ -108,14 +109,18 @@ def _materialize(
         return []
     metadata = {**metadata, **flow.store.as_metadata()}
     if not context.has_assets_def:
-        context.log_event(
-            dg.AssetMaterialization(
-                asset_key=spec.key,
-                metadata=metadata,
-                partition=context.partition_key if context.has_partition_key else None,
-                tags=_versions(context, spec, data_version),
+        for partition in partition_keys_of(context, flow) or [None]:
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=spec.key,
+                    metadata=metadata,
+                    partition=partition,
+                    tags={
+                        **_versions(context, flow, spec, partition, data_version),
+                        **_partition_tags(context, partition),
+                    },
+                )
             )
-        )
         return []
     pathspec = metadata["pathspec"]
     assert isinstance(pathspec, dg.TextMetadataValue)
@@ -125,13 +130,31 @@ def _materialize(
     return [output] if ASSET_OUTPUT in context.selected_output_names else []
 
 
-def _versions(context: dg.OpExecutionContext, spec: dg.AssetSpec, data_version: str | None) -> dict[str, str]:
+def _partition_tags(context: dg.OpExecutionContext, partition: str | None) -> dict[str, str]:
+    """The tags of a partition's materialization: the key of each dimension, and the backfill that it is a part of."""
+    tags = {}
+    if isinstance(partition, dg.MultiPartitionKey):
+        tags = {f"{PARTITION_TAG}/{name}": key for name, key in partition.keys_by_dimension.items()}
+    backfill = context.run.tags.get(BACKFILL_TAG)
+    return tags if backfill is None else {**tags, BACKFILL_TAG: backfill}
+
+
+def _versions(
+    context: dg.OpExecutionContext,
+    flow: MetaflowFlow,
+    spec: dg.AssetSpec,
+    partition: str | None,
+    data_version: str | None,
+) -> dict[str, str]:
     """The tags that say of which code and data a materialization was made: as Dagster's own of an asset's output."""
     tags: dict[str, str | None] = {CODE_VERSION_TAG: spec.code_version, DATA_VERSION_TAG: data_version}
     if data_version is not None:
         tags[USER_PROVIDED_TAG] = "true"
+    own = {other.key for other in assets_of(flow).values()}
     for dep in spec.deps:
-        (record, *_) = [*context.instance.fetch_materializations(dep.asset_key, limit=1).records, None]
+        of_partition = [partition] if partition is not None and dep.asset_key in own else None
+        records = dg.AssetRecordsFilter(dep.asset_key, asset_partitions=of_partition)
+        (record, *_) = [*context.instance.fetch_materializations(records, limit=1).records, None]
         event = None if record is None else record.asset_materialization
         key = dep.asset_key.to_user_string()
         known = None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)

@@ -91,7 +91,7 @@ class DagsterMetaflowTranslator:
         return step.pool
 
     def get_partitions_def(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.PartitionsDefinition | None:  # noqa: ARG002
-        """The partitions of the asset, and of the flow's job: none.
+        """The partitions of the asset, and of the flow's job: those of `create --partition-by`.
 
         A run of the flow makes all of its assets, so they have the same partitions: say it of each step.
 
@@ -101,7 +101,7 @@ class DagsterMetaflowTranslator:
                 return dg.DailyPartitionsDefinition(start_date="2026-01-01")
             ```
         """
-        return None
+        return None if flow.partitions is None else flow.partitions.definition
 
     def get_deps(self, flow: MetaflowFlow, step: MetaflowStep) -> Sequence[dg.AssetKey | dg.AssetDep | str]:
         """The assets of others that the step's asset depends on: those of `create --depends-on`.
@@ -216,6 +216,8 @@ class DagsterMetaflowTranslator:
             upstream: The assets that it depends on.
         """
         references = self.get_code_references(flow, step)
+        given = None if flow.partitions is None else flow.partitions.definition
+        partitions = self.get_partitions_def(flow, step)
         return dg.AssetSpec(
             key=self.get_asset_key(flow, step),
             deps=upstream,
@@ -229,7 +231,9 @@ class DagsterMetaflowTranslator:
             owners=self.get_owners(flow, step),
             tags=self.get_tags(flow, step),
             kinds=set(self.get_kinds(flow, step)),
-            partitions_def=self.get_partitions_def(flow, step),
+            partitions_def=said_once(
+                flow, step, method="get_partitions_def", said=partitions, option="--partition-by", given=given
+            ),
             automation_condition=self.get_automation_condition(flow, step),
             freshness_policy=self.get_freshness_policy(flow, step),
         )

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import dagster as dg
 from dagster import DefaultSensorStatus
 
-from metaflow_pipes.runtime.assets.events import DAGSTER_RUN_FIELD, event_key, payload_of
+from metaflow_pipes.errors import PartitionError
+from metaflow_pipes.runtime.assets.events import DAGSTER_RUN_FIELD, PARTITION_FIELD, event_key, payload_of
 from metaflow_pipes.runtime.automation.limits import runs_under_way, too_many
 from metaflow_pipes.runtime.automation.resets import Resets
 from metaflow_pipes.runtime.automation.run_triggers import TriggeringEvent, trigger_tags
 from metaflow_pipes.runtime.automation.trigger_cursor import Occurrence, TriggerCursor, advance
+from metaflow_pipes.runtime.partitions import check_partition, key_of, partition_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +75,9 @@ def trigger_sensor(
 ) -> dg.SensorDefinition:
     """The sensor that starts a run of a flow when all of its events have been published.
 
+    A run of a job with partitions is of the partition that the events name: by the field of the parameter that its key
+    fills, or else as that of the materialization which the event is.
+
     Args:
         flow: The flow.
         job: Its job.
@@ -124,7 +129,7 @@ class _Trigger:
             last_reset=Resets(**self.reset_at).last_before if self.reset_at else _never,
             now=time.time(),
         )
-        requests = [request for run in runs if (request := self._request(context, log, run)) is not None]
+        requests = [request for run in runs if (request := self._request(context, log, run, refused)) is not None]
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=after.to_json())
         waits = [name for name in names if name not in {o.name for o in after.pending}]
@@ -162,10 +167,10 @@ class _Trigger:
         Raises:
             ValueError: A field has no value of its parameter's type, or a required parameter has none.
         """
-        mapping = next(event.get("parameters", {}) for event in self.events if event["name"] == name)
+        mapping = self._mapping(name)
         values: dict[str, Any] = {}
         for parameter in self.flow.parameters:
-            if parameter.name not in mapping:
+            if parameter.name not in mapping or parameter.name in self._filled:
                 continue
             event_field = mapping[parameter.name]
             value = payload.get(event_field)
@@ -177,10 +182,56 @@ class _Trigger:
                 )
         return values
 
+    def _mapping(self, name: str) -> Mapping[str, str]:
+        """For each parameter that an event sets, the field of its payload."""
+        return next(event.get("parameters", {}) for event in self.events if event["name"] == name)
+
+    @property
+    def _filled(self) -> tuple[str, ...]:
+        """The parameters that the key of the run's partition fills."""
+        return () if self.flow.partitions is None else self.flow.partitions.filled
+
+    def _partition(self, instance: dg.DagsterInstance, payloads: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """The key of the partition that events start; None if the job has none, or if nothing says which.
+
+        Args:
+            instance: The Dagster instance.
+            payloads: The payloads of the events, by their names.
+
+        Raises:
+            PartitionError: They name no partition, or one that is not there.
+        """
+        definition = self.job.partitions_def
+        if definition is None:
+            return None
+        dimensions = () if self.flow.partitions is None else self.flow.partitions.parameters
+        keys: dict[str, str] = {}
+        whole: str | None = None
+        for name, payload in payloads.items():
+            fields = {parameter: payload.get(field) for parameter, field in self._mapping(name).items()}
+            keys.update({d: str(fields[d]) for d in dimensions if fields.get(d) is not None})
+            whole = payload.get(PARTITION_FIELD, whole)
+        key = key_of(keys) if dimensions and len(keys) == len(dimensions) else whole
+        if key is None:
+            if not dimensions:
+                return None
+            lacking = ", ".join(dimension for dimension in dimensions if dimension not in keys)
+            raise PartitionError(
+                f"no field sets the parameter {lacking}, which is the key of the run's partition, and there is no "
+                f"field {PARTITION_FIELD}"
+            )
+        check_partition(definition, partition_of_key(definition, str(key)), instance)
+        return str(key)
+
     def _request(
-        self, context: dg.SensorEvaluationContext, log: _EventLog, run: tuple[Occurrence, ...]
+        self,
+        context: dg.SensorEvaluationContext,
+        log: _EventLog,
+        run: tuple[Occurrence, ...],
+        refused: list[str],
     ) -> dg.RunRequest | None:
         values: dict[str, Any] = {}
+        payloads: dict[str, Mapping[str, Any]] = {}
         triggering: list[TriggeringEvent] = []
         for occurrence in run:
             payload = log.payload(occurrence)
@@ -190,14 +241,23 @@ class _Trigger:
                     "no run starts."
                 )
                 return None
+            payloads[occurrence.name] = payload
             values.update(self._values(occurrence.name, payload))
             triggering.append(self._triggering(log, occurrence, payload))
+        try:
+            partition = self._partition(context.instance, payloads)
+        except PartitionError as error:
+            names = " and ".join(f"{o.name} ({o.storage_id})" for o in run)
+            refused.append(f"Event {names} starts no run: {error}.")
+            context.log.warning(refused[-1])
+            return None
         for parameter in self.flow.parameters:
-            if parameter.name not in values and not parameter.has_default:
+            if parameter.name not in values and not parameter.has_default and parameter.name not in self._filled:
                 values[parameter.name] = None
         config = {"ops": {self.flow.steps[0].op_name: {"config": values}}} if values else {}
         run_key = "+".join(f"{o.name}:{o.storage_id}" for o in run)
-        return dg.RunRequest(run_key=run_key, run_config=config, tags=trigger_tags(triggering))
+        tags = trigger_tags(triggering)
+        return dg.RunRequest(run_key=run_key, run_config=config, tags=tags, partition_key=partition)
 
     def _triggering(self, log: _EventLog, occurrence: Occurrence, payload: Mapping[str, Any]) -> TriggeringEvent:
         is_run = any("flow" in event for event in self.events if event["name"] == occurrence.name)

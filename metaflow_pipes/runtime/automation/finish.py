@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.runtime.assets.events import DAGSTER_RUN_FIELD, event_key, event_materialization, payload_of
+from metaflow_pipes.runtime.assets.events import (
+    DAGSTER_RUN_FIELD,
+    PARTITION_FIELD,
+    event_key,
+    event_materialization,
+    payload_of,
+)
+from metaflow_pipes.runtime.assets.run_partition import partition_of
 from metaflow_pipes.runtime.ids import continued_runs
 from step_wrapper import wire
 
@@ -35,10 +42,12 @@ def publish_finish(context: dg.OpExecutionContext, flow: MetaflowFlow, report: T
     if report.step != flow.steps[-1].name or report.cloned_from is not None:
         return
     names = finish_events(flow)
+    partition = partition_of(context, flow)
+    of_partition = {} if partition is None else {PARTITION_FIELD: str(partition)}
     if _is_published(context, names[0], report):
         return
     for name in names:
-        payload = wire.stamped(name, dict(_payload(flow, report)))
+        payload = wire.stamped(name, {**dict(_payload(flow, report)), **of_partition})
         event = event_materialization(
             name, {**payload, DAGSTER_RUN_FIELD: dg.MetadataValue.dagster_run(context.run_id)}
         )

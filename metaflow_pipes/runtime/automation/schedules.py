@@ -9,6 +9,7 @@ import dagster as dg
 from metaflow_pipes.names import SCHEDULED_TIME_TAG
 from metaflow_pipes.parameter_text import typed
 from metaflow_pipes.runtime.automation.limits import runs_under_way, too_many
+from metaflow_pipes.runtime.partitions import latest_keys
 from metaflow_pipes.runtime.run_options import inherited_tags
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def flow_schedule(
     """The schedule that starts runs of a flow's job: the `@schedule` of a flow.
 
     It is called `<job>_schedule`. Its runs have the tag `metaflow/scheduled_time`: when they were due, in the time zone
-    of the schedule.
+    of the schedule. Where the job has partitions, a run is of the latest one that is over when it is due; of partitions
+    that are none of time, there is a run for each key.
 
     Args:
         flow: The flow.
@@ -72,8 +74,15 @@ def flow_schedule(
             **{name: filled(template, kinds[name], due) for name, template in (templates or {}).items()},
         }
         config = {"ops": {start: {"config": values}}} if values else {}
-        # no run key: Dagster starts one run for each time that is due, also if it evaluates that again
-        yield dg.RunRequest(run_config=config, tags=tags)
+        if job.partitions_def is None:
+            # no run key: Dagster starts one run for each time that is due, also if it evaluates that again
+            yield dg.RunRequest(run_config=config, tags=tags)
+            return
+        keys = latest_keys(job.partitions_def, due, context.instance if context.instance_ref is not None else None)
+        if not keys:
+            yield dg.SkipReason(f"Job {job.name} has no partition that is over at {due.isoformat()}.")
+        for key in keys:
+            yield dg.RunRequest(run_key=key, partition_key=key, run_config=config, tags=tags)
 
     return dg.ScheduleDefinition(
         name=schedule_name(job.name),
