@@ -114,9 +114,11 @@ def route(name: str, outputs: Mapping[str, str], *, flow: MetaflowFlow | None = 
     outs = dict.fromkeys(outputs.values(), dg.DynamicOut(str, io_manager_key=_io_manager_key(flow)))
 
     @_helper_op(name=name, description="Sends the items of a foreach the way that they take at a switch.", out=outs)
-    def route_tasks(upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
+    def route_tasks(context: dg.OpExecutionContext, upstream: list[str]) -> Iterator[dg.DynamicOutput[str]]:
+        selected = context.selected_output_names
         for unit in in_order(upstream):
             task, step = parse_way(unit)
-            yield dg.DynamicOutput(task, "_".join(map(str, indices(task))), output_name=outputs[step])
+            if outputs[step] in selected:
+                yield dg.DynamicOutput(task, "_".join(map(str, indices(task))), output_name=outputs[step])
 
     return route_tasks
