@@ -159,3 +159,49 @@ def test_clone_that_the_new_items_need_is_missing(selections, whole):
     )
     assert "at its place 2" in _refusal(result)
     assert _materialized(result) == ["start"]
+
+
+BRANCHES = """
+from metaflow import FlowSpec, current, step
+
+class SelectedFlow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.left, self.right)
+
+    @step
+    def left(self):
+        self.made_by = current.run_id
+        self.next(self.join)
+
+    @step
+    def right(self):
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.made_by = inputs.left.made_by
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    SelectedFlow()
+"""
+
+
+def test_clone_of_older_data_than_the_assets_is_a_warning(tmp_path):
+    """Only the first run has done both branches, so that it is the origin; the second one has made one of them anew."""
+    project = Project.of(tmp_path / "project")
+    project.write("selected.py", BRANCHES)
+    with dg.DagsterInstance.ephemeral() as instance:
+        selections = Selections(project, instance)
+        whole, newer, joined = (selections.materialize(*steps) for steps in ((), ("left",), ("join",)))
+        assert whole.success
+        assert newer.success
+        assert joined.success
+        message = f"Asset {FLOW}/left has been materialized with other data since: by Dagster run {newer.run_id}"
+        assert message in _messages(instance, joined)
+    assert selections.run_of(joined)["join"].task.data.made_by == selections.run_of(whole).id

@@ -126,8 +126,29 @@ def _materialize(
     assert isinstance(pathspec, dg.TextMetadataValue)
     version = None if data_version is None else dg.DataVersion(data_version)
     output = dg.Output(pathspec.text or "", ASSET_OUTPUT, metadata=metadata, data_version=version)
+    if ASSET_OUTPUT in context.selected_output_names:
+        return [output]
     # of a step that is cloned because it is not selected, nothing is materialized
-    return [output] if ASSET_OUTPUT in context.selected_output_names else []
+    _warn_of_newer(context, spec, data_version)
+    return []
+
+
+def _warn_of_newer(context: dg.OpExecutionContext, spec: dg.AssetSpec, data_version: str | None) -> None:
+    """Warn if the asset of a cloned step is newer than the clone.
+
+    All clones of a run come from one earlier run. A later one may have done this step, and not all the others.
+    """
+    partitions = [context.partition_key] if context.has_partition_key else None
+    records = dg.AssetRecordsFilter(spec.key, asset_partitions=partitions)
+    for record in context.instance.fetch_materializations(records, limit=1).records:
+        event = record.asset_materialization
+        latest = None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)
+        if None not in (latest, data_version) and latest != data_version:
+            context.log.warning(
+                f"Asset {spec.key.to_user_string()} has been materialized with other data since: by Dagster run "
+                f"{record.run_id}, in which not all steps before the selected ones are done. What follows here is made "
+                "of the older data. To have it made of the newer, select the steps between, too, or materialize all."
+            )
 
 
 def _partition_tags(context: dg.OpExecutionContext, partition: str | None) -> dict[str, str]:
