@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from support import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PATIENCE_SECONDS = 300  # many times what a run takes; the machine may be busy
 STOP_SECONDS = 60
@@ -104,18 +104,21 @@ def definitions_of(flow: str) -> str:
 
 
 @contextlib.contextmanager
-def dagster_dev(folder: Path, flows: Mapping[str, Path], *options: str) -> Iterator[DagsterDev]:
+def dagster_dev(
+    folder: Path, flows: Mapping[str, Path], *options: str, of_flows: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[DagsterDev]:
     """Compile flows in a folder, and serve them until the end of the context.
 
     Args:
         folder: An empty folder.
         flows: The files of the flows, by the flows' names.
         options: Options of `create`.
+        of_flows: More of them for single flows, by the flows' names.
     """
     project = Project.of(folder / "flows")
     for flow, file in flows.items():
         shutil.copy(file, project.folder)
-        project.compile(file.name, *options, to=definitions_of(flow))
+        project.compile(file.name, *options, *(of_flows or {}).get(flow, ()), to=definitions_of(flow))
     home = folder / "dagster_home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")

@@ -90,7 +90,7 @@ _PARTITION_TAGS = """
         __typename
         ... on Error { message }
         ... on Pipeline {
-          partition(partition_name: $key) {
+          partition(partitionName: $key) {
             tagsOrError {
               __typename
               ... on Error { message }

@@ -30,8 +30,15 @@ REEXECUTE = """
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
-    flows = {FLOW: FLOWS / "flaky.py", "ForeachFlow": FLOWS / "foreach.py", "SlowFlow": FLOWS / "slow.py"}
-    with dagster_dev(tmp_path_factory.mktemp("webserver"), flows, "--executor", "in_process") as dev:
+    flows = {
+        FLOW: FLOWS / "flaky.py",
+        "ForeachFlow": FLOWS / "foreach.py",
+        "SlowFlow": FLOWS / "slow.py",
+        "PartitionedFlow": FLOWS / "partitioned.py",
+    }
+    by_day = {"PartitionedFlow": ["--partition-by", "date=daily:2026-01-01"]}
+    folder = tmp_path_factory.mktemp("webserver")
+    with dagster_dev(folder, flows, "--executor", "in_process", of_flows=by_day) as dev:
         yield dev
 
 
@@ -67,6 +74,21 @@ def test_run_is_triggered_shown_and_listed(dev, ready):
     assert "✓ middle" in status
     assert run_id in command(dev, "list-runs", "--successful").stdout
     assert run_id not in command(dev, "list-runs", "--failed", "--running").stdout
+
+
+def test_partition_is_triggered(dev):
+    arguments = ("--wait", "--run-id-file", "run_id")
+    command(dev, "trigger", "--partition", "2026-01-05", *arguments, flow="partitioned.py")
+    run = dev.project.metaflow_run("PartitionedFlow", (dev.project.folder / "run_id").read_text())
+    assert run["start"].task.data.seen[0] == "2026-01-05"
+    assert "2026-01-05" in command(dev, "list-runs", flow="partitioned.py").stdout
+    for arguments, flow, reason in (
+        (("--partition", "2020-01-05"), "partitioned.py", "there is no partition '2020-01-05'. There are"),
+        (("--partition", "2026-01-05...2026-01-06"), "partitioned.py", "names several partitions"),
+        (("--partition", "2026-01-05"), "flaky.py", "has no partitions"),
+    ):
+        refused = command(dev, "trigger", *arguments, flow=flow, check=False)
+        assert reason in " ".join(refused.stdout.split())
 
 
 def test_failed_run_is_resumed(dev, ready):

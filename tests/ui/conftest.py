@@ -21,7 +21,9 @@ FLOWS = {
     "TrainFlow": EXAMPLES / "train_flow.py",
     "SweepFlow": EXAMPLES / "sweep_flow.py",
     "DailyFlow": TEST_FLOWS / "daily.py",
+    "PartitionedFlow": TEST_FLOWS / "partitioned.py",
 }
+OPTIONS = {"PartitionedFlow": ["--partition-by", "date=daily:2026-01-01"]}
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TIMEOUT_MILLISECONDS = 120_000  # generous: the machine may be busy
 CHROMIUM_ARGUMENTS = [
@@ -74,7 +76,7 @@ def unavailable(reason: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def dev(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
     """A running `dagster dev`, of which nothing is left afterwards."""
-    with dagster_dev(tmp_path_factory.mktemp("ui"), FLOWS) as dev:
+    with dagster_dev(tmp_path_factory.mktemp("ui"), FLOWS, of_flows=OPTIONS) as dev:
         yield dev
 
 

@@ -131,6 +131,24 @@ def test_materialize_runs_the_selected_steps_and_clones_those_before(page: Page,
     expect(page.get_by_text(re.compile("start/start is cloned from TrainFlow/dagster-")).first).to_be_visible()
 
 
+def test_backfill_of_three_days_makes_three_green_partitions(page: Page, dev: DagsterDev) -> None:
+    page.goto(f"/locations/{definitions_of('PartitionedFlow')}/jobs/PartitionedFlow/partitions")
+    page.get_by_role("button", name="Launch backfill").click()
+    dialog = page.get_by_role("dialog")
+    days = dialog.get_by_role("textbox", name=re.compile("2026-01-01"))
+    days.fill("[2026-01-05...2026-01-07]")
+    days.press("Enter")
+    before = set(dev.runs())
+    dialog.get_by_role("button", name="Submit 3 runs").click()
+    runs = wait_until(lambda: len(new := set(dev.runs()) - before) == 3 and new, "the runs of three days")
+    for run in runs:
+        dev.wait_for(run, "SUCCESS")
+
+    page.goto("/assets/PartitionedFlow/end?view=partitions")
+    expect(page.get_by_text("Materialized (3)").first).to_be_visible()
+    expect(page.get_by_text("Failed (0)").first).to_be_visible()
+
+
 def test_launchpad_offers_the_parameters_and_launches_with_a_changed_one(
     page: Page, dev: DagsterDev, picture: TakePicture
 ) -> None:
