@@ -37,11 +37,13 @@ static: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 ui: $(VENV)/installed-ui
-	cd examples && $(foreach flow,$(EXAMPLES),$(CURDIR)/$(BIN)/python $(flow)_flow.py --quiet dagster create &&) true
+	cd examples && $(foreach flow,$(EXAMPLES),$(CURDIR)/$(BIN)/python $(flow)_flow.py --quiet dagster create &&) \
+		$(CURDIR)/$(BIN)/python forecast_flow.py --quiet dagster create \
+		--partition-by day=daily:2026-01-01 --depends-on raw/sales
 	mkdir -p .dagster_home
 	cp examples/dagster.yaml .dagster_home
 	cd examples && DAGSTER_HOME=$(CURDIR)/.dagster_home \
-		$(CURDIR)/$(BIN)/python -m dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py)
+		$(CURDIR)/$(BIN)/python -m dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py) -f shop.py
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runs.py

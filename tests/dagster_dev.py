@@ -105,7 +105,11 @@ def definitions_of(flow: str) -> str:
 
 @contextlib.contextmanager
 def dagster_dev(
-    folder: Path, flows: Mapping[str, Path], *options: str, of_flows: Mapping[str, Sequence[str]] | None = None
+    folder: Path,
+    flows: Mapping[str, Path],
+    *options: str,
+    of_flows: Mapping[str, Sequence[str]] | None = None,
+    more: Callable[[Project], list[str]] = lambda _: [],
 ) -> Iterator[DagsterDev]:
     """Compile flows in a folder, and serve them until the end of the context.
 
@@ -114,6 +118,7 @@ def dagster_dev(
         flows: The files of the flows, by the flows' names.
         options: Options of `create`.
         of_flows: More of them for single flows, by the flows' names.
+        more: Makes other code locations in the flows' folder, and returns their files.
     """
     project = Project.of(folder / "flows")
     for flow, file in flows.items():
@@ -123,8 +128,18 @@ def dagster_dev(
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     url = f"http://127.0.0.1:{free_port()}"
-    files = [argument for flow in flows for argument in ("-f", definitions_of(flow))]
-    command = [sys.executable, "-m", "dagster", "dev", *files, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    files = [*map(definitions_of, flows), *more(project)]
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        *(f"-f{file}" for file in files),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        url.rpartition(":")[2],
+    ]
     log = folder / "dagster_dev.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -139,7 +154,7 @@ def dagster_dev(
     try:
         dev = DagsterDev(url, project, home)
         try:
-            wait_until(lambda: is_serving(dev, len(flows)), "dagster dev to serve the flows")
+            wait_until(lambda: is_serving(dev, len(files)), "dagster dev to serve the flows")
         except AssertionError as error:
             raise AssertionError(log.read_text()[-5000:]) from error
         yield dev

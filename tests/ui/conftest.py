@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 from dagster_dev import DagsterDev, dagster_dev
-from support import EXAMPLES
+from support import EXAMPLES, Project
 from support import FLOWS as TEST_FLOWS
 
 if TYPE_CHECKING:
@@ -76,8 +76,17 @@ def unavailable(reason: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def dev(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
     """A running `dagster dev`, of which nothing is left afterwards."""
-    with dagster_dev(tmp_path_factory.mktemp("ui"), FLOWS, of_flows=OPTIONS) as dev:
+    with dagster_dev(tmp_path_factory.mktemp("ui"), FLOWS, of_flows=OPTIONS, more=shop) as dev:
         yield dev
+
+
+def shop(project: Project) -> list[str]:
+    """The example of a flow among assets, in a project."""
+    for file in ("forecast_flow.py", "shop.py"):
+        shutil.copy(EXAMPLES / file, project.folder)
+    options = ("--partition-by", "day=daily:2026-01-01", "--depends-on", "raw/sales")
+    project.compile("forecast_flow.py", *options, to="forecastflow_dagster.py")
+    return ["shop.py"]
 
 
 @pytest.fixture

@@ -112,6 +112,15 @@ def test_lineage_shows_the_flows_graph(page: Page, picture: TakePicture) -> None
     picture("lineage", {"x": 240, "y": 0, "width": 960, "height": 560})
 
 
+def test_lineage_shows_a_flow_among_other_assets(page: Page, picture: TakePicture) -> None:
+    page.set_viewport_size({"width": 1640, "height": 760})
+    page.goto("/assets/ForecastFlow/fit?view=lineage&lineageScope=neighbors&lineageDepth=5")
+    for asset in ("sales", "start", "fit", "end", "report"):
+        expect(page.locator("svg").get_by_text(asset, exact=True)).to_be_visible()
+    expect(page.locator("svg path[marker-end]")).to_have_count(4)
+    picture("shop", {"x": 240, "y": 160, "width": 1330, "height": 600})
+
+
 @pytest.mark.usefixtures("trained_runs")
 def test_materialize_runs_the_selected_steps_and_clones_those_before(page: Page, dev: DagsterDev) -> None:
     before = set(dev.runs())
