@@ -227,8 +227,9 @@ def test_resumed_run_keeps_a_parameter_whose_attribute_is_called_otherwise(folde
     assert origin.status == "FAILED"
     folder.write("renamed_ready", "")
     definitions = (folder.folder / "renamedflow_dagster.py").read_text()
-    # a file of version 0.1 names neither the attribute nor its version, and returns what `run_step` does
-    lines = definitions.replace(', attribute="rate"', "").replace(").path\n", ")\n").splitlines(keepends=True)
+    # a file of version 0.1 names neither the attribute nor its version, and puts out what `run_step` returns
+    definitions = definitions.replace("yield from run_step(", "yield dg.Output(run_step(").replace(").as_path()", "))")
+    lines = definitions.replace(', attribute="rate"', "").splitlines(keepends=True)
     earlier = folder.write("renamed_earlier.py", "".join(line for line in lines if "ompile" not in line))
     assert 'MetaflowParameter("learning-rate", "float", default=0.1)' in earlier.read_text()
     assert read_deployment(earlier).compiled_by is None
