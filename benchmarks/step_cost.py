@@ -213,8 +213,8 @@ class StepBenchmark:
             init=self.flow.init_command(run_id, "p", {}, RunOptions()) if step == "start" else None, configs={},
             datastore="local", datastore_root=self.flow.root, timeout_seconds=None, log_level=30, indices=[],
             iteration=None, done_as=[], asset_key=f"EmptyFlow/{step}", ended_with=None, resumption=None,
-            system_tags=[], triggers=[], dagster_run_id=run_id, dagster_job_name="Benchmark", dagster_step_key=step,
-            run_limit_seconds=None, run_seconds_left=None,
+            system_tags=[], triggers=[], blocking_checks=[], dagster_run_id=run_id, dagster_job_name="Benchmark",
+            dagster_step_key=step, run_limit_seconds=None, run_seconds_left=None,
         )  # fmt: skip
         messages = self.folder / "messages"
         messages.write_text("")
