@@ -294,7 +294,8 @@ def test_of_several_that_look_at_the_same_moment_one_follows_up(flows, instance)
             acted.append(run.run_id)
             yield Outcome("noted")
 
-    threads = [threading.Thread(target=follow_up_on, args=(instance, run_id, Noted("noted"))) for _ in range(6)]
+    follow_up = Noted("noted", "HookedFlow", "end")
+    threads = [threading.Thread(target=follow_up_on, args=(instance, run_id, follow_up)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -263,7 +263,7 @@ def test_receiver_that_could_get_nothing_is_refused(project, options, problem):
 def test_compiler_and_deployer_have_the_options_too(project):
     flows: Project = project("one_step.py")
     options = {"notify_on_error": True, "notify_webhook_url": "env:RUNS"}
-    call = 'notification_sensor(FLOW, OneStepFlow, on_error=True, webhook_url="env:RUNS")'
+    call = 'notification_sensor(FLOW, JOB, on_error=True, webhook_url="env:RUNS")'
     assert call in DagsterCompiler(flows.folder / "one_step.py", **options).compile(flows.folder / "defs.py")
     deployer: Any = Deployer(str(flows.folder / "one_step.py"), cwd=str(flows.folder))
     deployed = deployer.dagster().create(definitions_file=str(flows.folder / "deployed.py"), **options)
