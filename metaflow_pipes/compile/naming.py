@@ -37,11 +37,11 @@ RESERVED_NAMES = frozenset(
 
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
-    {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "RESOURCES", "graph"}
-    | {"CompilerVersion", "MetaflowFlow", "MetaflowParameter", "MetaflowPipesClient", "MetaflowStep"}
-    | {"custom_executor", "custom_translator", "multiprocess", "threads"}
-    | {"exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
-    | {"collect", "fan_out", "flow_assets", "gather", "regroup", "route", "run_step", "step_outs"}
+    {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "PARTITIONS", "RESOURCES", "graph"}
+    | {"CompilerVersion", "MetaflowCheck", "MetaflowFlow", "MetaflowParameter", "MetaflowPartitions"}
+    | {"MetaflowPipesClient", "MetaflowStep", "custom_executor", "custom_translator", "multiprocess", "threads"}
+    | {"automation_sensor", "exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
+    | {"collect", "fan_out", "flow_assets", "gather", "partitions_def_of", "regroup", "route", "run_step", "step_outs"}
 )
 
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import flow_model, step_model
 
-from metaflow_pipes import CompileError
+from metaflow_pipes import CompileError, runtime
 from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference, ScheduleModel
-from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name
+from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name, is_free_identifier
 from metaflow_pipes.compile.options import parse_step_env
+from metaflow_pipes.runtime import release_0_1
 
 
 def _names(*steps: str, flow: str = "SomeFlow") -> dict[str, str]:
@@ -195,3 +196,8 @@ def test_usual_definition_names_are_those_of_job_and_op():
         "TypesFlow__type__",
     ]
     assert definition_name("A", "b__c") != definition_name("A__b", "c")
+
+
+def test_job_takes_no_name_that_its_file_imports():
+    of_other_files = {"DagsterMetaflowTranslator", "MetaflowFlowWarning", "asset_specs", *vars(release_0_1)}
+    assert [name for name in runtime.__all__ if is_free_identifier(name) and name not in of_other_files] == []
