@@ -65,7 +65,9 @@ RESUME_RETRY_TAG = "dagster/is_resume_retry"
 # The resources that the ops of generated files need: the Pipes client, and the IO manager of their outputs.
 PIPES_RESOURCE = "metaflow_pipes"
 IO_RESOURCE = "metaflow_io"
-# The output of an op that stands for the asset of its step; the outputs of a switch have the names of ops.
+# The output of an op that all other ops take, and the one that stands for the asset of its step. Those of a switch have
+# the names of ops.
+RESULT_OUTPUT = "result"
 ASSET_OUTPUT = "metaflow_asset"
 
 # What the names of the outputs begin with that stand for the checks of an asset.
@@ -101,3 +103,15 @@ def event_path(name: str) -> list[str]:
 def is_event_name(name: str) -> bool:
     """Whether each part of an event's asset key has a name."""
     return all(part.strip() for part in event_path(name))
+
+
+def project_and_branch(deployment_name: str | None) -> tuple[str | None, str | None]:
+    """Project and branch of `project.branch.flow`; only the branch, with a user's name in it, can hold more dots.
+
+    Args:
+        deployment_name: With `@project`, that of project, branch and flow; else None.
+    """
+    if deployment_name is None:
+        return None, None
+    project, _, rest = deployment_name.partition(".")
+    return project, rest.rpartition(".")[0]

@@ -124,6 +124,16 @@ class Resumption(NamedTuple):
     may_clone: bool
     search: Search | None = None
 
+    def as_values(self) -> dict[str, Any]:
+        """The values of its attributes, as JSON has them."""
+        return {**self._asdict(), "search": None if self.search is None else self.search._asdict()}
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any]) -> "Resumption":
+        """The inverse of `as_values`."""
+        search = values["search"]
+        return cls(**{**values, "search": None if search is None else Search(**search)})
+
 
 class Request(NamedTuple):
     """One attempt of a Metaflow task.
@@ -195,9 +205,7 @@ class Request(NamedTuple):
 
     def as_extras(self) -> dict[str, Any]:
         """The Pipes extras that hold the request."""
-        resumption = None if self.resumption is None else self.resumption._asdict()
-        if self.resumption is not None and self.resumption.search is not None:
-            resumption = {**self.resumption._asdict(), "search": self.resumption.search._asdict()}
+        resumption = None if self.resumption is None else self.resumption.as_values()
         configs = {name: _typed(value) for name, value in self.configs.items()}
         return {REQUEST: {"version": VERSION, **self._asdict(), "resumption": resumption, "configs": configs}}
 
@@ -216,9 +224,7 @@ class Request(NamedTuple):
         if version != VERSION:
             raise OtherVersionError(version)
         if values["resumption"] is not None:
-            resumption = Resumption(**values["resumption"])
-            search: Any = resumption.search
-            values["resumption"] = resumption._replace(search=None if search is None else Search(**search))
+            values["resumption"] = Resumption.of_values(values["resumption"])
         values["configs"] = {name: _untyped(value) for name, value in values["configs"].items()}
         return values
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from metaflow_pipes.compile.options import check_list, overridden_by_translator
+from metaflow_pipes.compile.options import check_list, refuse_said_twice
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
@@ -27,11 +27,8 @@ def dependencies_of(flow: FlowModel, options: JobOptions) -> dict[str | None, tu
         CompileError: There is no such step, no such key, or the translator says what the flow depends on, too.
     """
     check_list("depends_on", options.depends_on)
-    if options.depends_on and "get_deps" in overridden_by_translator(options):
-        raise CompileError(
-            f"--depends-on is given, and the translator {options.translator} has get_deps, which says the same. Use "
-            "one of them."
-        )
+    if options.depends_on:
+        refuse_said_twice(options, "--depends-on", "get_deps")
     steps = [step.name for step in flow.steps]
     found: dict[str | None, tuple[str, ...]] = {}
     for item in options.depends_on:
@@ -63,13 +60,7 @@ def with_asset_parameters(flow: FlowModel, options: JobOptions) -> FlowModel:
         raise CompileError(f"param_from is {given!r}, but has to be a mapping of parameters to keys of assets.")
     assets: dict[str, str] = {}
     for name, key in given.items():
-        parameter = next((p for p in flow.parameters if name in (p.name, p.usual_attribute)), None)
-        if parameter is None:
-            known = ", ".join(p.name for p in flow.parameters) or "none"
-            raise CompileError(
-                f"--param-from names the parameter {name}, which flow *{flow.name}* does not have. Its parameters are: "
-                f"{known}."
-            )
+        parameter = flow.parameter(name, "--param-from")
         _check_key("--param-from", f"{name}={key}", key, flow)
         others = {
             "--schedule-param": options.schedule_parameters,

@@ -48,6 +48,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     options = replace(options, log_level=options.log_level.lower())
     flow = with_asset_parameters(flow, options)
     dependencies = dependencies_of(flow, options)
+    condition = condition_of(options)
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)
     names = op_names([step.name for step in flow.steps], taken={name})
     check_pools(options.pools, flow.name, [step.name for step in flow.steps])
@@ -95,7 +96,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
             *automation_warnings(flow, options),
         ),
         depends_on=dependencies.get(None, ()),
-        condition=condition_of(options),
+        condition=condition,
     )
 
 

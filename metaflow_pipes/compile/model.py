@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from metaflow_pipes.errors import CompileError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -275,6 +277,25 @@ class FlowModel:
     exit_hooks: ExitHooksModel = field(default_factory=ExitHooksModel)
     schedule: ScheduleModel | None = None
     triggers: tuple[TriggerModel, ...] = ()
+
+    def parameter(self, name: str, option: str) -> ParameterModel:
+        """A parameter that an option names, also by the attribute that it usually has.
+
+        Args:
+            name: The name.
+            option: The option, as on the command line.
+
+        Raises:
+            CompileError: There is none; names those there are.
+        """
+        for parameter in self.parameters:
+            if name in (parameter.name, parameter.usual_attribute):
+                return parameter
+        known = ", ".join(parameter.name for parameter in self.parameters)
+        raise CompileError(
+            f"{option} names the parameter {name}, which flow *{self.name}* does not have. "
+            + (f"Its parameters are: {known}." if known else "It has no parameters.")
+        )
 
 
 @dataclass(frozen=True)

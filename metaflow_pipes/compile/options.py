@@ -16,7 +16,7 @@ from metaflow_pipes.errors import CompileError
 from metaflow_pipes.names import WARM_STARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from metaflow_pipes.compile.model import JobOptions
 
@@ -216,6 +216,24 @@ def overridden_by_translator(options: JobOptions) -> frozenset[str]:
     )
 
 
+def refuse_said_twice(options: JobOptions, option: str, method: str) -> None:
+    """Refuse an option that is given if the translator says the same.
+
+    Args:
+        options: What the user asks for.
+        option: The option, as on the command line.
+        method: The translator's method.
+
+    Raises:
+        CompileError: It does.
+    """
+    if method in overridden_by_translator(options):
+        raise CompileError(
+            f"{option} is given, and the translator {options.translator} has {method}, which says the same. Use one of "
+            "them."
+        )
+
+
 def _imported(option: str, path: str, alias: str) -> tuple[ImportModel, object]:
     """The object at an import path, and how the generated file imports it.
 
@@ -269,56 +287,56 @@ def parse_pairs(option: str, items: Iterable[str]) -> dict[str, str | list[str]]
 
 
 def parse_param_from(items: Iterable[str]) -> dict[str, str]:
-    """Parse `--param-from` options.
-
-    Args:
-        items: Each `PARAMETER=KEY`.
+    """Parse `--param-from` options, each `PARAMETER=KEY`.
 
     Raises:
         CompileError: There is one of another form, or several assets fill a parameter.
     """
-    assets: dict[str, str] = {}
-    for parameter, key in parse_pairs("--param-from", items).items():
-        if not isinstance(key, str):
-            raise CompileError(
-                f"--param-from fills the parameter {parameter} from {' and '.join(key)}. Name one asset."
-            )
-        assets[parameter] = key
-    return assets
+    return _single_values(
+        "--param-from",
+        items,
+        lambda parameter, keys: f"fills the parameter {parameter} from {' and '.join(keys)}. Name one asset.",
+    )
 
 
 def parse_partition_by(items: Iterable[str]) -> dict[str, str]:
-    """Parse `--partition-by` options.
-
-    Args:
-        items: Each `PARAMETER=SPEC`.
+    """Parse `--partition-by` options, each `PARAMETER=SPEC`.
 
     Raises:
         CompileError: There is one of another form, or a parameter has several specs.
     """
-    specs: dict[str, str] = {}
-    for parameter, spec in parse_pairs("--partition-by", items).items():
-        if not isinstance(spec, str):
-            raise CompileError(f"--partition-by names the parameter {parameter} twice. Each dimension fills its own.")
-        specs[parameter] = spec
-    return specs
+    return _single_values(
+        "--partition-by",
+        items,
+        lambda parameter, _: f"names the parameter {parameter} twice. Each dimension fills its own.",
+    )
 
 
 def parse_pools(items: Iterable[str]) -> dict[str, str]:
-    """Parse `--pool` options.
-
-    Args:
-        items: Each `STEP=NAME`.
+    """Parse `--pool` options, each `STEP=NAME`.
 
     Raises:
         CompileError: There is one of another form, or a step has several pools.
     """
-    pools: dict[str, str] = {}
-    for step, pool in parse_pairs("--pool", items).items():
-        if not isinstance(pool, str):
-            raise CompileError(f"--pool gives step *{step}* the pools {', '.join(pool)}, but a step has one.")
-        pools[step] = pool
-    return pools
+    return _single_values(
+        "--pool", items, lambda step, pools: f"gives step *{step}* the pools {', '.join(pools)}, but a step has one."
+    )
+
+
+def _single_values(option: str, items: Iterable[str], problem: Callable[[str, list[str]], str]) -> dict[str, str]:
+    """The values of an option that gives each name one.
+
+    Args:
+        option: The option, as on the command line.
+        items: Each `NAME=VALUE`.
+        problem: What the option does wrong that gives a name several values, for a sentence that begins with it.
+    """
+    values: dict[str, str] = {}
+    for name, value in parse_pairs(option, items).items():
+        if not isinstance(value, str):
+            raise CompileError(f"{option} {problem(name, value)}")
+        values[name] = value
+    return values
 
 
 def check_pools(pools: Mapping[str, str], flow: str, steps: Sequence[str]) -> None:

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
-from metaflow_pipes.compile.automation.cron import CronError, translate
+from metaflow_pipes.compile.automation.cron import CronError, is_time_zone, translate
 from metaflow_pipes.compile.model import DimensionModel, PartitionsModel
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
@@ -112,15 +111,7 @@ def _range(flow: FlowModel, options: JobOptions) -> tuple[()] | tuple[str, str]:
 
 
 def _parameter(flow: FlowModel, option: str, name: str) -> ParameterModel:
-    for parameter in flow.parameters:
-        if name in (parameter.name, parameter.usual_attribute):
-            break
-    else:
-        known = ", ".join(parameter.name for parameter in flow.parameters)
-        raise CompileError(
-            f"{option} names the parameter {name}, which flow *{flow.name}* does not have. "
-            + (f"Its parameters are: {known}." if known else "It has no parameters.")
-        )
+    parameter = flow.parameter(name, option)
     if parameter.asset is not None:
         raise CompileError(
             f"{option} names the parameter {parameter.name}, which --param-from fills from asset {parameter.asset}. "
@@ -188,11 +179,8 @@ def _window(name: str, spec: str, text: str, fmt: str) -> tuple[str, str | None,
     if end is not None and end <= start:
         raise _unusable(name, spec, f"it ends at {found['end']}, which is not after its start")
     zone = found["zone"]
-    try:
-        if zone is not None:
-            ZoneInfo(zone)
-    except (OSError, ValueError, KeyError):
-        raise _unusable(name, spec, f"{zone!r} is no time zone of the IANA database") from None
+    if zone is not None and not is_time_zone(zone):
+        raise _unusable(name, spec, f"{zone!r} is no time zone of the IANA database")
     return start.strftime(fmt), None if end is None else end.strftime(fmt), zone
 
 

@@ -24,14 +24,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from metaflow_pipes.compile.model import Body, Call, HelperModel, Reference
+from metaflow_pipes.names import RESULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from metaflow_pipes.compile.model import StepModel
 
-# The output of an op that has one for its tasks.
-RESULT = "result"
 # The input of an op that takes one task, or all tasks as a list.
 UPSTREAM = "upstream"
 
@@ -219,7 +218,7 @@ class _Wiring:
 
     def _result(self, step: str) -> str | None:
         """The one output of a step that others take, where its op has another one for the step's asset."""
-        return None if self.steps[step].region else RESULT
+        return None if self.steps[step].region else RESULT_OUTPUT
 
     def _way(self, switch: str, step: StepModel) -> Reference:
         """The items that a switch within a foreach sends to a step."""

@@ -15,6 +15,7 @@ from metaflow_pipes.compile.model import ParameterModel
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion
 from metaflow_pipes.locations import beside, logs_command, metadata_provider, run_folder, staleness
+from metaflow_pipes.names import project_and_branch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -250,18 +251,6 @@ def _compiled_by(path: Path, call: ast.expr) -> CompilerVersion:
         return CompilerVersion(record["version"], record["format"])
     except DeploymentError as error:
         raise DeploymentError(f"{path} can't be used. {error}") from None
-
-
-def project_and_branch(deployment_name: str | None) -> tuple[str | None, str | None]:
-    """Project and branch of `project.branch.flow`; only the branch, with a user's name in it, can hold more dots.
-
-    Args:
-        deployment_name: With `@project`, that of project, branch and flow; else None.
-    """
-    if deployment_name is None:
-        return None, None
-    project, _, rest = deployment_name.partition(".")
-    return project, rest.rpartition(".")[0]
 
 
 def _partitions(call: ast.expr | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from metaflow.plugins.aws.step_functions import production_token
 
 from metaflow_pipes.compile.reader import username
-from metaflow_pipes.deployment.definitions_file import project_and_branch, read_deployment
+from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.registry import registered
 from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError
+from metaflow_pipes.names import project_and_branch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,10 @@ def source_of(context: dg.InputContext, partition: str | None = None) -> Source 
     Raises:
         dagster.Failure: Something else than the flow's run has materialized it.
     """
-    materialization = _of_same_run(context, partition) or _latest(context, partition)
+    materialization = _of_same_run(context, partition)
+    if materialization is None:
+        record = latest_record(context.instance, context.asset_key, partition)
+        materialization = None if record is None else record.asset_materialization
     if materialization is None:
         return None
     pathspec, store = materialization.metadata.get(PATHSPEC), ArtifactStore.from_metadata(materialization.metadata)
@@ -63,8 +66,16 @@ def _of_same_run(context: dg.InputContext, partition: str | None) -> dg.AssetMat
     return None
 
 
-def _latest(context: dg.InputContext, partition: str | None) -> dg.AssetMaterialization | None:
+def latest_record(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None
+) -> dg.EventLogRecord | None:
+    """The latest materialization of an asset; None if it has not been materialized.
+
+    Args:
+        instance: The Dagster instance.
+        key: The asset.
+        partition: One of its partitions, or None for any.
+    """
     partitions = None if partition is None else [partition]
-    records = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=partitions)
-    (record, *_) = [*context.instance.fetch_materializations(records, limit=1).records, None]
-    return None if record is None else record.asset_materialization
+    records = dg.AssetRecordsFilter(key, asset_partitions=partitions)
+    return next(iter(instance.fetch_materializations(records, limit=1).records), None)

@@ -8,10 +8,9 @@ import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT
 from metaflow_pipes.runtime.asset_run import op_tags
-from metaflow_pipes.runtime.assets.checks import declared_checks
+from metaflow_pipes.runtime.assets.checks import asset_out, declared_checks
 from metaflow_pipes.runtime.assets.specs import asset_specs, assets_of
 from metaflow_pipes.runtime.assets.upstream import AssetInput, asset_inputs
-from metaflow_pipes.runtime.outs import asset_out
 from metaflow_pipes.runtime.resources import RESOURCES
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def _asset_graph(
     graph = job.graph
     definitions = {definition.name: definition for definition in graph.node_defs}
     without = {step.materialized_by for step in flow.steps if step.materialized_by and step.op_name not in outputs}
-    start = next(step for step in flow.steps if not step.upstream)
+    start = flow.steps[0]
     dependencies = {}
     for invocation, own_dependencies in graph.dependencies.items():
         node = invocation.alias or invocation.name

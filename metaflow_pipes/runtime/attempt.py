@@ -117,10 +117,7 @@ def run_task(
     _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
     resumption = resumption_of(context, flow)
-    config = {} if inputs.paths else start_config(context, flow, is_cloned=resumption is not None)
-    if not inputs.paths and resumption is None:
-        refuse_missing_parameters(context, flow, config)
-        config = {**config, **parameters_from_assets(context, flow)}
+    config = {} if inputs.paths else _values_of_parameters(context, flow, resumption)
     if not inputs.paths and number == 0:
         link_to_triggers(context)
     task = _Attempt(
@@ -135,6 +132,17 @@ def run_task(
         report, exit_code, stderr = task.launch(ended_with=exit_code)
         report = report or no_report(task.pathspec, number, exit_code, stderr)
     return _outcome(context, flow, run_options, report)
+
+
+def _values_of_parameters(
+    context: dg.OpExecutionContext, flow: MetaflowFlow, resumption: Resumption | None
+) -> Mapping[str, Any]:
+    """The values of the flow's parameters, of the run config and all else that fills them."""
+    values = start_config(context, flow, is_cloned=resumption is not None)
+    if resumption is not None:
+        return values
+    refuse_missing_parameters(context, flow, values)
+    return {**values, **parameters_from_assets(context, flow)}
 
 
 @dataclass(frozen=True)
@@ -182,8 +190,8 @@ class _Attempt:
             self.step, self.run_id, self.task_id, paths, self.number, retries, self.run_options
         )
         # of a run of selected assets, the step's side finds the origin
-        is_known = self.resumption is not None and self.resumption.search is None
-        origin = [f"--clone-run-id={self.resumption.origin_run_id}"] if self.resumption and is_known else []
+        known = None if self.resumption is None or self.resumption.search is not None else self.resumption.origin_run_id
+        origin = [] if known is None else [f"--clone-run-id={known}"]
         return [*command, *self.inputs.arguments, *origin]
 
     @property

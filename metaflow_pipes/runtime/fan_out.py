@@ -7,10 +7,9 @@ import dagster as dg
 
 from metaflow_pipes.names import ASSET_OUTPUT, IO_RESOURCE
 from metaflow_pipes.runtime.assets.check_results import mapped_check_results
-from metaflow_pipes.runtime.assets.checks import check_outs
+from metaflow_pipes.runtime.assets.checks import asset_out, check_outs
 from metaflow_pipes.runtime.assets.materializations import materialize_mapped
 from metaflow_pipes.runtime.flow import MetaflowFlow
-from metaflow_pipes.runtime.outs import asset_out
 from metaflow_pipes.runtime.places import in_order, indices, items_of, parse_way
 
 _ORDER = {"upstream": dg.In(dg.Nothing)}

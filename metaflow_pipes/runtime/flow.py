@@ -112,6 +112,19 @@ class MetaflowFlow:
         """A step by its name."""
         return next(candidate for candidate in self.steps if candidate.name == step)
 
+    def with_steps_before(self, steps: Collection[str]) -> set[str]:
+        """Some steps, by their names, and all that come before one of them."""
+        found = set(steps)
+        for step in reversed(self.steps):
+            if step.name in found:
+                found.update(step.upstream)
+        return found
+
+    @property
+    def filled_parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that the key of a run's partition fills."""
+        return () if self.partitions is None else self.partitions.filled
+
     def asset_specs(self) -> list[dg.AssetSpec]:
         """As `metaflow_pipes.runtime.asset_specs`, for definitions files of release 0.1."""
         from metaflow_pipes.runtime.assets.specs import asset_specs
@@ -180,7 +193,7 @@ class MetaflowFlow:
         Args:
             is_optional: Whether the run config need not have those that have no default.
         """
-        filled = () if self.partitions is None else self.partitions.filled
+        filled = self.filled_parameters
         return {p.name: p.field(is_optional=is_optional, is_filled=p.name in filled) for p in self.parameters}
 
     def environment(self, run_environment: Mapping[str, str]) -> dict[str, str]:

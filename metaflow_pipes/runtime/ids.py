@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -89,10 +89,15 @@ def earlier_ids(context: dg.OpExecutionContext, run_id: str, task_id: str) -> li
     ids = []
     for run in continued_runs(context):
         stats = context.instance.get_run_step_stats(run.run_id, [step_key(context)])
-        if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):
+        if any(map(is_done, stats)):
             break
         ids.append(task_id + reexecution_mark(run.run_id, run_id))
     return ids
+
+
+def is_done(stats: Any) -> bool:
+    """Whether a Dagster step has succeeded, by what Dagster says of it (`get_run_step_stats`)."""
+    return stats.status is not None and stats.status.value == "SUCCESS"
 
 
 def step_key(context: dg.OpExecutionContext) -> str:

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, RESUME_RETRY_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.names import (
+    ORIGIN_RUN_ID_TAG,
+    OVERRIDDEN_PARAMETERS_TAG,
+    RESUME_RETRY_TAG,
+    STEP_TO_RERUN_TAG,
+    project_and_branch,
+)
 from metaflow_pipes.run_options import names_in
 from metaflow_pipes.runtime.assets.run_partition import partition_of
-from metaflow_pipes.runtime.ids import continued_runs
+from metaflow_pipes.runtime.ids import continued_runs, is_done
 from metaflow_pipes.runtime.selection import selection_of
 from step_wrapper.wire import Resumption, Search
 
@@ -68,9 +74,8 @@ def given_parameters(context: dg.OpExecutionContext, flow: MetaflowFlow) -> list
         context: The context of an op of the run.
         flow: The flow.
     """
-    start = next(step for step in flow.steps if not step.upstream)
     config: Any = context.run.run_config
-    for name in (*context.op_handle.path[:-1], start.op_name):
+    for name in (*context.op_handle.path[:-1], flow.steps[0].op_name):
         config = _entry(_entry(config, "ops"), name)
     given = _entry(config, "config")
     return [parameter.name for parameter in flow.parameters if parameter.name in given]
@@ -88,11 +93,9 @@ def origin_tags(context: dg.OpExecutionContext, flow: MetaflowFlow) -> list[str]
         context: The op's context.
         flow: The flow.
     """
-    tags = []
-    if flow.deployment is not None:
-        # as `metaflow.plugins.project_decorator`; only the branch can hold more dots
-        project, _, rest = flow.deployment.partition(".")
-        tags = [f"project:{project}", f"project_branch:{rest.rpartition('.')[0]}"]
+    project, branch = project_and_branch(flow.deployment)
+    # as `metaflow.plugins.project_decorator`
+    tags = [] if project is None else [f"project:{project}", f"project_branch:{branch}"]
     partition = partition_of(context, flow)
     return tags if partition is None else [*tags, *partition.metaflow_tags]
 
@@ -172,6 +175,6 @@ def _repeats_steps(context: dg.OpExecutionContext) -> bool:
             continue
         for earlier in runs[number:]:
             stats = context.instance.get_run_step_stats(earlier.run_id, list(selected))
-            if any(step.status is not None and step.status.value == "SUCCESS" for step in stats):
+            if any(map(is_done, stats)):
                 return True
     return False

@@ -63,10 +63,7 @@ def selection(flow: MetaflowFlow, selected: Collection[str]) -> Selection | None
     for step in flow.steps:
         if step.name not in assets and runs.intersection(step.upstream):
             runs.add(step.name)
-    needed = set(selected)
-    for step in reversed(flow.steps):
-        if step.name in needed:
-            needed.update(step.upstream)
+    needed = flow.with_steps_before(selected)
     return Selection(
         runs=frozenset(runs),
         clones=tuple(step.name for step in flow.steps if step.name in needed - runs),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
+from metaflow_pipes.names import RESULT_OUTPUT
 from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.check_results import carried, check_results
 from metaflow_pipes.runtime.assets.materializations import materialize
@@ -14,7 +15,6 @@ from metaflow_pipes.runtime.attempt import StepOptions, run_task
 from metaflow_pipes.runtime.automation.finish import publish_finish
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.planning import fail_if_items_would_be_lost
-from metaflow_pipes.runtime.outs import RESULT
 from metaflow_pipes.runtime.report import iterations_table
 from metaflow_pipes.runtime.run_options import run_options_of
 from metaflow_pipes.runtime.time_limit import too_late_to_retry
@@ -126,7 +126,7 @@ def completed(
 def _passed_by(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> list[str]:
     """The steps that a switch outside of every foreach has not chosen."""
     outputs = context.op_def.output_dict
-    if RESULT in outputs:
+    if RESULT_OUTPUT in outputs:
         return []
     return [step.name for step in flow.steps if step.op_name in outputs and step.name not in report.next_steps]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_pipes import PipesContext
 
+from metaflow_extensions.metaflow_pipes.plugins.checks import STORED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
 
     Results = Mapping[str, Mapping[str, Any]]
 
-# The file of a task's datastore that holds them (`metaflow_extensions.metaflow_pipes.plugins.checks.STORED`).
-STORED = "dagster_checks"
 # The entry of a result's metadata that says which worker of `num_parallel` has reported it.
 WORKER = "pathspec"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from models import runtime_flow
 
 from metaflow_pipes.run_options import RunOptions
 from metaflow_pipes.runtime import MetaflowFlow, MetaflowParameter
@@ -10,18 +11,9 @@ from metaflow_pipes.runtime import MetaflowFlow, MetaflowParameter
 
 @pytest.fixture
 def flow(tmp_path) -> MetaflowFlow:
-    (tmp_path / "flow.py").write_text("")
-    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    return MetaflowFlow(
-        name="SomeFlow",
-        file="flow.py",
-        definitions_file=str(tmp_path / "defs.py"),
-        working_directory=".",
-        fingerprint=f"sha256:{digest}",
+    return runtime_flow(
+        tmp_path,
         top_level_args=["--metadata=local"],
-        datastore="local",
-        datastore_root=".metaflow",
-        user="ann",
         settings={"METAFLOW_UI_URL": "https://ui"},
         tags=["a", "b c"],
         parameters=[MetaflowParameter("alpha", "float", default=0.5)],

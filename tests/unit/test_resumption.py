@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
+from models import runtime_flow
 
 from metaflow_pipes.runtime import MetaflowFlow, MetaflowParameter, MetaflowStep
 from metaflow_pipes.runtime.resume import overridden_parameters, steps_to_rerun
@@ -11,17 +12,8 @@ from metaflow_pipes.runtime.resume import overridden_parameters, steps_to_rerun
 
 @pytest.fixture
 def flow(tmp_path) -> MetaflowFlow:
-    (tmp_path / "flow.py").write_text("")
-    return MetaflowFlow(
-        name="SomeFlow",
-        file="flow.py",
-        definitions_file=str(tmp_path / "defs.py"),
-        working_directory=".",
-        fingerprint="sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-        top_level_args=[],
-        datastore="local",
-        datastore_root=".metaflow",
-        user="ann",
+    return runtime_flow(
+        tmp_path,
         parameters=[MetaflowParameter("alpha", "float"), MetaflowParameter("beta", "str")],
         steps=[
             MetaflowStep("start"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
+from models import runtime_flow
 
 from metaflow_pipes.runtime import (
     DagsterMetaflowTranslator,
@@ -37,18 +38,8 @@ class Pooled(DagsterMetaflowTranslator):
 
 @pytest.fixture
 def flow(tmp_path) -> MetaflowFlow:
-    (tmp_path / "flow.py").write_text("")
-    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    return MetaflowFlow(
-        name="SomeFlow",
-        file="flow.py",
-        definitions_file=str(tmp_path / "defs.py"),
-        working_directory=".",
-        fingerprint=f"sha256:{digest}",
-        top_level_args=[],
-        datastore="local",
-        datastore_root=".metaflow",
-        user="ann",
+    return runtime_flow(
+        tmp_path,
         steps=[MetaflowStep("start", line=7), MetaflowStep("end", ["start"], file="../base.py", line=3)],
     )
 

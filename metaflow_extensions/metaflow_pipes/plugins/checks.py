@@ -191,12 +191,12 @@ class DagsterCheckDecorator(StepDecorator):
     def step_init(
         self,
         flow: Any,
-        graph: Any,  # noqa: ARG002
+        graph: Any,
         step_name: str,
         decorators: Any,
-        environment: Any,  # noqa: ARG002
-        flow_datastore: Any,  # noqa: ARG002
-        logger: Any,  # noqa: ARG002
+        environment: Any,
+        flow_datastore: Any,
+        logger: Any,
     ) -> None:
         """Check the check's own name.
 
@@ -224,12 +224,12 @@ class DagsterCheckDecorator(StepDecorator):
         metadata: Any,
         run_id: str,
         task_id: str,
-        flow: Any,  # noqa: ARG002
-        graph: Any,  # noqa: ARG002
+        flow: Any,
+        graph: Any,
         retry_count: int,
-        max_user_code_retries: int,  # noqa: ARG002
-        ubf_context: Any,  # noqa: ARG002
-        inputs: Any,  # noqa: ARG002
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
     ) -> None:
         """Before the step's code runs."""
         begin(step_name, task_datastore, metadata, run_id, task_id, retry_count)
@@ -238,9 +238,9 @@ class DagsterCheckDecorator(StepDecorator):
         self,
         step_name: str,
         flow: Any,
-        graph: Any,  # noqa: ARG002
-        retry_count: int,  # noqa: ARG002
-        max_user_code_retries: int,  # noqa: ARG002
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
     ) -> None:
         """When the step's code has ended well.
 
@@ -260,12 +260,12 @@ class DagsterCheckDecorator(StepDecorator):
 
     def task_exception(
         self,
-        exception: BaseException,  # noqa: ARG002
-        step_name: str,  # noqa: ARG002
-        flow: Any,  # noqa: ARG002
-        graph: Any,  # noqa: ARG002
-        retry_count: int,  # noqa: ARG002
-        max_user_code_retries: int,  # noqa: ARG002
+        exception: BaseException,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
     ) -> None:
         """When the step's code has raised: what it has reported before is known."""
         if current is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
-from metaflow_pipes.compile.automation.cron import CronError, in_words, translate
+from metaflow_pipes.compile.automation.cron import CronError, in_words, is_time_zone, translate
 from metaflow_pipes.compile.model import AutomationModel
-from metaflow_pipes.compile.options import overridden_by_translator
+from metaflow_pipes.compile.options import overridden_by_translator, refuse_said_twice
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.names import ASSET_EVENT_PREFIX
 
@@ -35,11 +34,7 @@ def condition_of(options: JobOptions) -> str | None:
     """
     if options.automation is None:
         return None
-    if "get_automation_condition" in overridden_by_translator(options):
-        raise CompileError(
-            f"--automation is given, and the translator {options.translator} has get_automation_condition, which says "
-            "the same. Use one of them."
-        )
+    refuse_said_twice(options, "--automation", "get_automation_condition")
     if options.automation in _WHEN:
         return f"dg.AutomationCondition.{options.automation}()"
     if not options.automation.startswith(ON_CRON):
@@ -57,12 +52,11 @@ def automation_sensors(flow: FlowModel, job: str, options: JobOptions) -> Iterab
     Args:
         flow: The flow.
         job: The job's name.
-        options: What the user asks for.
+        options: What the user asks for: a condition that `condition_of` takes.
 
     Raises:
-        CompileError: As for `condition_of`; or what it starts would lack the value of a parameter, or start twice.
+        CompileError: What it starts would lack the value of a parameter, or start twice.
     """
-    condition_of(options)
     by_translator = "get_automation_condition" in overridden_by_translator(options)
     if options.automation is None and not by_translator:
         return
@@ -91,13 +85,8 @@ def automation_sensors(flow: FlowModel, job: str, options: JobOptions) -> Iterab
 
 def automation_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
     """A sentence if what `--automation` waits for can't come."""
-    waits = options.automation == "eager"
-    if (
-        waits
-        and not options.depends_on
-        and not options.param_from
-        and "get_deps" not in overridden_by_translator(options)
-    ):
+    depends = options.depends_on or options.param_from or "get_deps" in overridden_by_translator(options)
+    if options.automation == "eager" and not depends:
         yield (
             f"--automation eager starts flow {flow.name} once, and then never: it depends on no asset of others. Say "
             "which by --depends-on."
@@ -122,13 +111,11 @@ def _cron(automation: str) -> tuple[str, str]:
     expression, _, timezone = automation.removeprefix(ON_CRON).rpartition("@")
     if not expression:
         expression, timezone = automation.removeprefix(ON_CRON), DEFAULT_TIMEZONE
-    try:
-        ZoneInfo(timezone)
-    except (OSError, ValueError, KeyError):
+    if not is_time_zone(timezone):
         raise VerbatimError(
             f"--automation {automation!r} has the time zone {timezone!r}, which the IANA database does not have. Use a "
             "name like Europe/Berlin, or leave it out for UTC."
-        ) from None
+        )
     try:
         cron = translate(expression).text
     except CronError as error:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
@@ -19,6 +20,15 @@ WEEKDAY_NAMES = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday
 _ANY = ("*", "?")
 _YEAR = re.compile(r"\d{4}([-,/]\d{1,4})*|\*/\d+")
 _MINUTES_PER_HOUR = 60
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether the IANA database has a time zone of a name."""
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
 
 
 class CronError(ValueError):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from metaflow_pipes.compile.automation.cron import CronError, in_words, translate
+from metaflow_pipes.compile.automation.cron import CronError, in_words, is_time_zone, translate
 from metaflow_pipes.compile.model import AutomationModel
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
@@ -138,13 +138,11 @@ def _check_cron(flow: str, schedule: ScheduleModel, cron: Cron) -> None:
 
 
 def _check_zone(flow: str, timezone: str) -> None:
-    try:
-        ZoneInfo(timezone)
-    except (OSError, ValueError, KeyError):
+    if not is_time_zone(timezone):
         raise CompileError(
             f"Flow *{flow}*: @schedule has timezone={timezone!r}, which is no time zone of the IANA database. Use a "
             'name like "Europe/Berlin" or "America/Los_Angeles", or leave it out for UTC.'
-        ) from None
+        )
 
 
 def _unusable(flow: str, schedule: ScheduleModel, problem: str) -> VerbatimError:
@@ -162,7 +160,7 @@ def _parameters(
     values: dict[str, Any] = {}
     templates: dict[str, str | list[str]] = {}
     for name, value in given.items():
-        parameter = _parameter(flow, name)
+        parameter = flow.parameter(name, "--schedule-param")
         if parameter.name in filled:
             raise CompileError(
                 f"--schedule-param gives a value to {parameter.name}, which the key of a scheduled run's partition "
@@ -184,17 +182,6 @@ def _parameters(
             "defaults to them."
         )
     return {**values, **{parameter.name: None for parameter in lacking if parameter.asset is None}}, templates
-
-
-def _parameter(flow: FlowModel, name: str) -> ParameterModel:
-    for parameter in flow.parameters:
-        if name in (parameter.name, parameter.usual_attribute):
-            return parameter
-    known = ", ".join(parameter.name for parameter in flow.parameters)
-    raise CompileError(
-        f"--schedule-param names the parameter {name}, which flow *{flow.name}* does not have. "
-        + (f"Its parameters are: {known}." if known else "It has no parameters.")
-    )
 
 
 def _check_count(parameter: ParameterModel, value: Any) -> None:

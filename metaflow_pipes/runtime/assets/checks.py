@@ -53,9 +53,20 @@ def blocking_checks(flow: MetaflowFlow, step: str) -> list[str]:
     return [check.name for check in checks_of(flow).get(step, {}).values() if check.blocking]
 
 
+def asset_out() -> dg.Out:
+    """The output that stands for an asset or a check: Metaflow's datastore has what is behind it."""
+    return dg.Out(is_required=False, io_manager_key=IO_RESOURCE)
+
+
 def check_outs(flow: MetaflowFlow, step: str) -> dict[str, dg.Out]:
     """The outputs that stand for the checks of a step: of its own op, or of that which collects its tasks."""
-    return {output: dg.Out(is_required=False, io_manager_key=IO_RESOURCE) for output in _outputs(flow, step)}
+    return {output: asset_out() for output in _outputs(flow, step)}
+
+
+def finished_outs(flow: MetaflowFlow, step: str) -> dict[str, dg.Out]:
+    """The output of the flow's last step that stands for the check that it has ended, if there is that check."""
+    is_last = step == flow.steps[-1].name
+    return {FINISHED_OUTPUT: asset_out()} if is_last and finished_check(flow) is not None else {}
 
 
 def declared_checks(flow: MetaflowFlow) -> dict[str, tuple[str, str, dg.AssetCheckSpec]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from metaflow_pipes.runtime.ids import continued_runs
+from metaflow_pipes.runtime.ids import continued_runs, is_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,10 +39,10 @@ def done_tasks(context: dg.OpExecutionContext, flow: MetaflowFlow, step: Metaflo
     for run in [context.run, *continued_runs(context)]:
         stats = {entry.step_key: entry for entry in context.instance.get_run_step_stats(run.run_id)}
         for key, entry in stats.items():
-            is_task = key.startswith(f"{prefix}{step.op_name}[") and _is_done(entry)
+            is_task = key.startswith(f"{prefix}{step.op_name}[") and is_done(entry)
             if is_task and entry.start_time and entry.end_time:
                 tasks.setdefault(key, DoneTask(run.run_id, entry.end_time - entry.start_time))
-        if any(_is_done(stats.get(split)) for split in splits):
+        if any(is_done(stats[split]) for split in splits & stats.keys()):
             break  # runs before this one had other items
     return tasks
 
@@ -90,8 +90,3 @@ def _splits(flow: MetaflowFlow, step: MetaflowStep, prefix: str) -> set[str]:
             seen.add(other.name)
             queue += other.upstream
     return found
-
-
-def _is_done(stats: object) -> bool:
-    status = getattr(stats, "status", None)
-    return status is not None and status.value == "SUCCESS"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from metaflow_pipes.io.materialized import latest_record
 from metaflow_pipes.names import ASSET_OUTPUT, BACKFILL_TAG, PARTITION_TAG
 from metaflow_pipes.runtime.assets.mapped import done_tasks
 from metaflow_pipes.runtime.assets.run_partition import partition_keys_of
@@ -138,17 +139,21 @@ def _warn_of_newer(context: dg.OpExecutionContext, spec: dg.AssetSpec, data_vers
 
     All clones of a run come from one earlier run. A later one may have done this step, and not all the others.
     """
-    partitions = [context.partition_key] if context.has_partition_key else None
-    records = dg.AssetRecordsFilter(spec.key, asset_partitions=partitions)
-    for record in context.instance.fetch_materializations(records, limit=1).records:
-        event = record.asset_materialization
-        latest = None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)
-        if None not in (latest, data_version) and latest != data_version:
-            context.log.warning(
-                f"Asset {spec.key.to_user_string()} has been materialized with other data since: by Dagster run "
-                f"{record.run_id}, in which not all steps before the selected ones are done. What follows here is made "
-                "of the older data. To have it made of the newer, select the steps between, too, or materialize all."
-            )
+    partition = context.partition_key if context.has_partition_key else None
+    record = latest_record(context.instance, spec.key, partition)
+    latest = _data_version_of(record)
+    if record is not None and None not in (latest, data_version) and latest != data_version:
+        context.log.warning(
+            f"Asset {spec.key.to_user_string()} has been materialized with other data since: by Dagster run "
+            f"{record.run_id}, in which not all steps before the selected ones are done. What follows here is made "
+            "of the older data. To have it made of the newer, select the steps between, too, or materialize all."
+        )
+
+
+def _data_version_of(record: dg.EventLogRecord | None) -> str | None:
+    """The data version of a materialization; None if it has none, or there is none."""
+    event = None if record is None else record.asset_materialization
+    return None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)
 
 
 def _partition_tags(context: dg.OpExecutionContext, partition: str | None) -> dict[str, str]:
@@ -173,13 +178,9 @@ def _versions(
         tags[USER_PROVIDED_TAG] = "true"
     own = {other.key for other in assets_of(flow).values()}
     for dep in spec.deps:
-        of_partition = [partition] if partition is not None and dep.asset_key in own else None
-        records = dg.AssetRecordsFilter(dep.asset_key, asset_partitions=of_partition)
-        (record, *_) = [*context.instance.fetch_materializations(records, limit=1).records, None]
-        event = None if record is None else record.asset_materialization
+        record = latest_record(context.instance, dep.asset_key, partition if dep.asset_key in own else None)
         key = dep.asset_key.to_user_string()
-        known = None if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG)
-        tags[f"{INPUT_VERSION_TAG}/{key}"] = known or NO_DATA_VERSION
+        tags[f"{INPUT_VERSION_TAG}/{key}"] = _data_version_of(record) or NO_DATA_VERSION
         tags[f"{INPUT_POINTER_TAG}/{key}"] = NO_EVENT if record is None else str(record.storage_id)
     return {tag: version for tag, version in tags.items() if version is not None}
 

@@ -148,7 +148,8 @@ class DagsterMetaflowTranslator:
         inside = own | dg.AssetSelection.key_prefixes([EVENT_ASSET])
         ignore: Any = getattr(condition, "ignore", None)
         base = condition if ignore is None else ignore(inside)
-        is_first = not any(self.includes(flow, other) for other in _before(flow, step))
+        before = flow.with_steps_before([step.name]) - {step.name}
+        is_first = not any(self.includes(flow, other) for other in flow.steps if other.name in before)
         if is_first:
             return base
         requested = dg.AutomationCondition.will_be_requested()
@@ -261,15 +262,3 @@ def said_once(
         f"Step {step.name} of flow {flow.name}: {method} of the translator {type(flow.translator).__name__} says "
         f"{said!r}, and the option {option} of `dagster create` says {given!r}. Leave one of them out."
     )
-
-
-def _before(flow: MetaflowFlow, step: MetaflowStep) -> list[MetaflowStep]:
-    """All steps before a step."""
-    names: set[str] = set()
-    todo = [*step.upstream]
-    while todo:
-        name = todo.pop()
-        if name not in names and name != step.name:
-            names.add(name)
-            todo += flow[name].upstream
-    return [other for other in flow.steps if other.name in names]

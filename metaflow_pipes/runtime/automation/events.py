@@ -170,7 +170,7 @@ class _Trigger:
         mapping = self._mapping(name)
         values: dict[str, Any] = {}
         for parameter in self.flow.parameters:
-            if parameter.name not in mapping or parameter.name in self._filled:
+            if parameter.name not in mapping or parameter.name in self.flow.filled_parameters:
                 continue
             event_field = mapping[parameter.name]
             value = payload.get(event_field)
@@ -185,11 +185,6 @@ class _Trigger:
     def _mapping(self, name: str) -> Mapping[str, str]:
         """For each parameter that an event sets, the field of its payload."""
         return next(event.get("parameters", {}) for event in self.events if event["name"] == name)
-
-    @property
-    def _filled(self) -> tuple[str, ...]:
-        """The parameters that the key of the run's partition fills."""
-        return () if self.flow.partitions is None else self.flow.partitions.filled
 
     def _partition(self, instance: dg.DagsterInstance, payloads: Mapping[str, Mapping[str, Any]]) -> str | None:
         """The key of the partition that events start; None if the job has none, or if nothing says which.
@@ -251,8 +246,9 @@ class _Trigger:
             refused.append(f"Event {names} starts no run: {error}.")
             context.log.warning(refused[-1])
             return None
+        known = {*values, *self.flow.filled_parameters}
         for parameter in self.flow.parameters:
-            if parameter.name not in values and not parameter.has_default and parameter.name not in self._filled:
+            if parameter.name not in known and not parameter.has_default:
                 values[parameter.name] = None
         config = {"ops": {self.flow.steps[0].op_name: {"config": values}}} if values else {}
         run_key = "+".join(f"{o.name}:{o.storage_id}" for o in run)

@@ -22,6 +22,8 @@ import dagster as dg
 from dagster._core.events import EngineEventData
 from dagster._utils.error import SerializableErrorInfo
 
+from metaflow_pipes.runtime.ids import is_done
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -87,8 +89,8 @@ class FollowUp(ABC):
         if not steps:
             return None
         end = f"{self.job}.{self.last_op}"
-        is_done = any(step.step_key == end and step.status and step.status.value == "SUCCESS" for step in steps)
-        return run.with_status(dg.DagsterRunStatus.SUCCESS) if run.is_failure_or_canceled and is_done else run
+        has_ended = any(step.step_key == end and is_done(step) for step in steps)
+        return run.with_status(dg.DagsterRunStatus.SUCCESS) if run.is_failure_or_canceled and has_ended else run
 
     def is_of_flow(self, run: DagsterRun, step_key: str) -> bool:
         """Whether a Dagster step of a run is one of the flow's: in a run of assets, their keys begin with the job."""

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 5
 TRIES = 2
 PAUSE_SECONDS = 2
-# How much of an exception's message a message shows.
 # How many failures of a run are looked at: in a run of assets, not all are the flow's.
 _FAILURES = 100
+# How much of an exception's message a message shows.
 SHOWN_CHARACTERS = 2000
 # What stands before the name of a variable that holds an address.
 ENVIRONMENT_PREFIX = "env:"
