@@ -106,7 +106,7 @@ def logs_command(
         settings: The `METAFLOW_*` settings of the steps.
         top_level_args: Metaflow's options of the steps.
     """
-    metadata = next((arg.partition("=")[2] for arg in top_level_args if arg.startswith("--metadata=")), "local")
+    metadata = metadata_type(top_level_args)
     options = [
         f"--{name}={used}"
         for name, used in (("datastore", datastore), ("metadata", metadata))
@@ -120,6 +120,11 @@ def logs_command(
     if datastore_root != default_root:
         options.append(f"--datastore-root={datastore_root}")
     return shlex.join(["python", os.path.relpath(flow_file, folder), *options, "logs", task])
+
+
+def metadata_type(top_level_args: Sequence[str]) -> str:
+    """The type of the metadata provider that Metaflow's options name: `local`, `service`, ..."""
+    return next((arg.partition("=")[2] for arg in top_level_args if arg.startswith("--metadata=")), "local")
 
 
 def metadata_provider(

@@ -1,7 +1,8 @@
 """`python -m step_wrapper PATHSPEC`: run the Metaflow task that the Dagster op above describes through Pipes.
 
-`python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from, and one forked as
-`python -m step_wrapper --clones` clones one task after another.
+`python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from, one forked as
+`python -m step_wrapper --clones` clones one task after another, and `python -m step_wrapper --heartbeat OPTIONS` sends
+the heartbeats of a run.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ def main(channel: socket.socket | None = None) -> int:
     """
     if sys.argv[1:] == [wire.CLONES]:
         from step_wrapper.cloning import serve
+
+        return serve()
+    if sys.argv[1:2] == [wire.HEARTBEAT]:
+        from step_wrapper.heartbeat import serve
 
         return serve()
     garbage.collect_seldom()

@@ -50,6 +50,8 @@ CLONES = "--clones"
 CLONED = b"cloned"
 NOT_CLONED = b"not cloned"
 CLONE_DESCRIPTORS = 2
+# The first argument of a process that sends the heartbeats of a Metaflow run; `HeartbeatOptions` are the second.
+HEARTBEAT = "--heartbeat"
 # The variables that each task has a value of its own for. A warm process is given them padded, as room for those.
 TASK_VARIABLES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES", "METAFLOW_RUN_ID")
 PADDING = 1 << 9
@@ -65,6 +67,22 @@ class WarmOptions(TypedDict):
 
     datastore: str
     flow_file: str | None
+
+
+class HeartbeatOptions(TypedDict):
+    """The argument of a process that sends the heartbeats of a run.
+
+    Attributes:
+        flow: The flow's name.
+        run_id: The Metaflow run.
+        metadata: The type of the metadata provider.
+        script: The flow file.
+    """
+
+    flow: str
+    run_id: str
+    metadata: str
+    script: str
 
 
 class ForkRequest(TypedDict):

@@ -15,6 +15,7 @@ from metaflow_pipes.locations import (
     beside,
     logs_command,
     metadata_provider,
+    metadata_type,
     run_folder,
     staleness,
 )
@@ -154,6 +155,11 @@ class MetaflowFlow:
         """The datastore's root: an absolute path or a URL."""
         is_local = self.datastore == "local"
         return str(beside(self.definitions_file, self.datastore_root)) if is_local else self.datastore_root
+
+    @property
+    def metadata(self) -> str:
+        """The type of the metadata provider: `local`, `service`, ..."""
+        return metadata_type(self.top_level_args)
 
     @property
     def store(self) -> ArtifactStore:

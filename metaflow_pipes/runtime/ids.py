@@ -22,7 +22,12 @@ def new_run_id(context: dg.OpExecutionContext) -> str:
     A re-execution from failure, or of selected steps, goes on with the Metaflow run of the Dagster run that it
     re-executes; one of all steps makes a new Metaflow run.
     """
-    return f"{RUN_ID_PREFIX}{[context.run, *continued_runs(context)][-1].run_id}"
+    return metaflow_run_id(context.run, context.job_def, context.instance)
+
+
+def metaflow_run_id(run: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance) -> str:
+    """The Metaflow run of a Dagster run, or with which that goes on."""
+    return f"{RUN_ID_PREFIX}{[run, *runs_before(run, job, instance)][-1].run_id}"
 
 
 def continued_runs(context: dg.OpExecutionContext) -> list[dg.DagsterRun]:

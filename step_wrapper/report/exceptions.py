@@ -6,6 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +20,8 @@ MAX_CHAIN = 5
 MAX_MESSAGE_CHARACTERS = 2_000
 # The packages whose frames of a traceback are not the user's.
 FRAMEWORK = ("step_wrapper", "metaflow", "metaflow_extensions.metaflow_pipes")
+# The module of Metaflow through whose frames an error has come that its service is the cause of.
+METADATA_SERVICE = "metaflow.plugins.metadata_providers.service"
 # What Metaflow's @timeout adds to its message: a stack that begins with the frames of whoever runs the step.
 TIMEOUT_STACK = "\nStack when the timeout was raised:"
 
@@ -29,6 +32,17 @@ def described(error: BaseException) -> str:
     if callable(format_message):  # click's errors name the option there alone
         return f"{type(error).__name__}: {format_message()}"
     return "".join(traceback.format_exception_only(error)).partition(TIMEOUT_STACK)[0].strip()
+
+
+def cause_of_failure(error: BaseException) -> str:
+    """An exception by which a step failed, as `Type: message`; where Metaflow's service is its cause, that is named."""
+    frames = traceback.walk_tb(error.__traceback__)
+    if any(frame.f_globals.get("__name__") == METADATA_SERVICE for frame, _ in frames):
+        url = urlsplit(str(sys.modules[METADATA_SERVICE].ServiceMetadataProvider.INFO))
+        # an address may hold a password
+        address = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+        return f"Metaflow's metadata service {address} could not be used: {described(error)}"
+    return described(error)
 
 
 def user_traceback(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import types
@@ -14,25 +15,63 @@ from metaflow.monitor import NullMonitor
 from metaflow.plugins import METADATA_PROVIDERS
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
+from step_wrapper.variables import seconds_of
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
 
+# How long Metaflow's service may take for an answer, and the environment variable that changes that.
+SERVICE_SECONDS = 60
+SERVICE_VARIABLE = "METAFLOW_PIPES_SERVICE_SECONDS"
+
 
 def open_metadata(launch: Launch) -> Any:
     """The metadata provider, as an attempt uses it outside of Metaflow's own `step` command."""
-    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if launch.metadata == provider.TYPE)
     if launch.datastore == "local":
         LocalStorage.datastore_root = launch.datastore_root
-    # where Metaflow looks for the script's name and its git repository
-    sys.argv[0] = launch.command[0]
-    flow = types.SimpleNamespace(name=launch.flow)
-    provider = provider_class(MetaflowEnvironment(flow), flow, NullEventLogger(), NullMonitor())
+    provider = open_provider(launch.metadata, launch.flow, script=launch.command[0])
     provider.add_sticky_tags(tags=launch.tags, sys_tags=launch.all_system_tags)
     return provider
+
+
+def open_provider(metadata: str, flow: str, *, script: str) -> Any:
+    """A metadata provider, outside of any command of Metaflow's.
+
+    Args:
+        metadata: Its type: `local`, `service`, ...
+        flow: The flow's name.
+        script: The flow file.
+    """
+    provider_class: Any = next(provider for provider in METADATA_PROVIDERS if metadata == provider.TYPE)
+    # where Metaflow looks for the script's name and its git repository
+    sys.argv[0] = script
+    named = types.SimpleNamespace(name=flow)
+    provider = provider_class(MetaflowEnvironment(named), named, NullEventLogger(), NullMonitor())
+    limit_requests(provider)
+    return provider
+
+
+def limit_requests(provider: Any) -> None:
+    """Let no request of a metadata provider wait for ever: Metaflow's own to its service have no time limit.
+
+    One that takes longer fails like one that can't connect, and Metaflow tries it again as often.
+
+    Args:
+        provider: The provider; of others than Metaflow's service, nothing is limited.
+    """
+    seconds = seconds_of(SERVICE_VARIABLE, SERVICE_SECONDS)
+    session = getattr(provider, "_session", None)
+    for adapter in getattr(session, "adapters", {}).values():
+        if "send" not in vars(adapter):
+            adapter.send = functools.partial(_send, adapter.send, seconds)
+
+
+def _send(send: Callable[..., Any], seconds: float, request: Any, *, timeout: Any = None, **options: Any) -> Any:
+    return send(request, timeout=timeout or seconds, **options)
 
 
 def register_dagster_run(launch: Launch, metadata: Any) -> None:

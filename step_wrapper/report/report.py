@@ -16,7 +16,7 @@ from step_wrapper.logs import log_path, tail
 from step_wrapper.report import exceptions
 from step_wrapper.report.checks import keep_results, send_results, stored_results, workers_results
 from step_wrapper.report.datastore import open_datastore, save_logs
-from step_wrapper.report.exceptions import described, shortened
+from step_wrapper.report.exceptions import cause_of_failure, described, shortened
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.report.outcome import Outcome, signal_name
@@ -78,7 +78,7 @@ def report(
                 return True
         _store_ending(datastore, launch, outcome, folder)
         send_results(context, launch, results)
-        register_attempt(datastore, launch)
+        _register(datastore, launch)
     except Exception as error:  # of any kind: storages, Metaflow's and those of its extensions, raise their own
         print(f"metaflow-pipes: the datastore could not be used after the step: {error!r}", file=sys.stderr)
         outcome = dataclasses.replace(outcome, unknown_because=f"{launch.storage} can't be used: {described(error)}")
@@ -263,6 +263,14 @@ def _store_ending(datastore: FlowDataStore, launch: Launch, outcome: Outcome, fo
         task.save_metadata({"runtime": runtime})
     except Exception as error:  # of any kind: storages raise their own
         print(f"metaflow-pipes: the logs of the step could not be stored: {error!r}", file=sys.stderr)
+
+
+def _register(datastore: FlowDataStore, launch: Launch) -> None:
+    """Let Metaflow know of an attempt that failed. Where that can't be, it has failed for a reason of its own."""
+    try:
+        register_attempt(datastore, launch)
+    except Exception as error:  # of any kind: metadata providers raise their own
+        print(f"metaflow-pipes: the attempt could not be registered: {cause_of_failure(error)}", file=sys.stderr)
 
 
 def _add_last_line(log: Path, outcome: Outcome) -> None:

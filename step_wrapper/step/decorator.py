@@ -55,7 +55,10 @@ class DagsterInternalDecorator(StepDecorator):
             return
         from metaflow._vendor import click
 
+        from step_wrapper.report.registration import limit_requests
+
         click_context: Any = click.get_current_context()
+        limit_requests(click_context.obj.metadata)
         click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.all_system_tags)
         if task.index is not None:
             task.tell(CLONES)

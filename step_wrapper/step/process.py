@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from step_wrapper.control import CLONES, REPORTED, STEP_ENDS, STEP_STARTS
-from step_wrapper.report.exceptions import described, is_framework, skip_framework
+from step_wrapper.report.exceptions import cause_of_failure, described, is_framework, skip_framework
 from step_wrapper.report.outcome import Outcome
 from step_wrapper.step import interpreter, running
 from step_wrapper.step.records import forward_records
@@ -99,7 +99,7 @@ def run_step(
         exit_status=exit_code,
         duration_seconds=time.monotonic() - started,
         ended_because=ended_because,
-        exception=None if task.seen.exception is None else described(task.seen.exception),
+        exception=None if task.seen.exception is None else cause_of_failure(task.seen.exception),
         is_timeout=_is_timeout(task.seen.exception),
     )
     try:

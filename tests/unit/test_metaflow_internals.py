@@ -37,6 +37,7 @@ from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
 from metaflow.plugins.aws.step_functions import production_token
 from metaflow.plugins.cards.card_datastore import CardDatastore
 from metaflow.plugins.datastores.local_storage import LocalStorage
+from metaflow.plugins.metadata_providers.service import ServiceMetadataProvider
 from metaflow.runner import utils
 from metaflow.runner.deployer import DeployedFlow, TriggeredRun, generate_fake_flow_file_contents
 from metaflow.runner.deployer_impl import DeployerImpl
@@ -44,6 +45,8 @@ from metaflow.runner.subprocess_manager import SubprocessManager
 from metaflow.tagging_util import validate_tags
 from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_latest_run_id, get_username, write_latest_run_id
+
+from step_wrapper.report.exceptions import METADATA_SERVICE
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,9 @@ from metaflow.util import get_latest_run_id, get_username, write_latest_run_id
         (MetadataProvider.register_task_id, ["run_id", "step_name", "task_id", "attempt"]),
         (MetadataProvider.register_metadata, ["run_id", "step_name", "task_id", "metadata"]),
         (MetadataProvider.get_object, ["obj_type", "sub_type", "filters", "attempt"]),
+        # step_wrapper/heartbeat.py: as `metaflow.runtime` has them sent
+        (MetadataProvider.start_run_heartbeat, ["flow_id", "run_id"]),
+        (MetadataProvider.stop_heartbeat, []),
         (MetaflowEnvironment.__init__, ["flow"]),
         (NullEventLogger.__init__, []),
         (NullMonitor.__init__, []),
@@ -207,6 +213,11 @@ def test_kinds_of_plugins_that_the_extension_names():
     assert "local" in {storage.TYPE for storage in DATASTORES}
     assert "local" in {provider.TYPE for provider in METADATA_PROVIDERS}
     assert hasattr(LocalStorage, "datastore_root")
+
+
+def test_requests_to_the_service_can_be_limited_and_told_by_their_module():
+    assert set(ServiceMetadataProvider._session.adapters) == {"http://", "https://"}
+    assert ServiceMetadataProvider.__module__ == METADATA_SERVICE
 
 
 def test_settings_that_are_read():

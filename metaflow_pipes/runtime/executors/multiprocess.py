@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from metaflow_pipes.runtime.executors.limits import config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
+from metaflow_pipes.runtime.heartbeats import Heartbeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,4 +64,8 @@ class ForkingExecutor(MultiprocessExecutor):
         plan_context, execution_plan, added = with_steps_left_out(plan_context, execution_plan)
         if added is not None:
             yield added
-        yield from super().execute(plan_context, execution_plan)
+        job = plan_context.job.get_definition()
+        with contextlib.closing(Heartbeats(plan_context.dagster_run, job, plan_context.instance)) as heartbeats:
+            for event in super().execute(plan_context, execution_plan):
+                heartbeats.watch(event)
+                yield event

@@ -31,6 +31,7 @@ from metaflow_pipes.runtime.executors.compute_logs import compute_logs, describe
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
+from metaflow_pipes.runtime.heartbeats import Heartbeats
 from metaflow_pipes.runtime.step_thread import StepThread, running
 from metaflow_pipes.runtime.warm import WARM_VARIABLE, WarmProcesses
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.step import ExecutionStep
 
     from metaflow_pipes.names import WarmStart
+    from metaflow_pipes.runtime.flow import MetaflowFlow
+    from metaflow_pipes.runtime.step_process import StepLaunch, StepProcess
 
 # How often an executor that waits for its steps looks for an interrupt.
 POLL_SECONDS = 0.2
@@ -164,6 +167,7 @@ class ThreadsExecutor(dg.Executor):
             ) as active,
             contextlib.closing(WarmProcesses(self._warm)) as warm_processes,
             contextlib.closing(Cloners()) as cloners,
+            contextlib.closing(_heartbeats(context, warm_processes)) as heartbeats,
         ):
             steps = _Steps(context, warm_processes, cloners)
             retries: dict[str, dg.DagsterEvent] = {}
@@ -199,6 +203,7 @@ class ThreadsExecutor(dg.Executor):
                         yield from active.concurrency_event_iterator(context)
                     for news in steps.news(_seconds_to_wait(active)):
                         if news.event is not None:
+                            heartbeats.watch(news.event)
                             yield news.event
                             if news.event.is_step_up_for_retry:
                                 retries[news.step.key] = news.event
@@ -336,6 +341,15 @@ class _Steps:
 
     def _tell(self, step: ExecutionStep, event: dg.DagsterEvent) -> None:
         self._news.put(_News(step, event))
+
+
+def _heartbeats(context: PlanExecutionContext, warm_processes: WarmProcesses) -> Heartbeats:
+    """The heartbeats of the Metaflow runs of a run, by processes that are forked where that can be."""
+
+    def fork(launch: StepLaunch, flow: MetaflowFlow) -> StepProcess | None:
+        return warm_processes.fork(launch, flow.datastore, str(flow.path), context.log.warning)
+
+    return Heartbeats(context.dagster_run, context.job_def, context.instance, fork)
 
 
 def _warm_start(value: str) -> WarmStart:
