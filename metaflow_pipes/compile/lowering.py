@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.compile.automation.conditions import automation_sensors, automation_warnings, condition_of
 from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
@@ -15,6 +15,8 @@ from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
 from metaflow_pipes.compile.partitions import partitions_of
+from metaflow_pipes.compile.pods import TAG as POD_TAG
+from metaflow_pipes.compile.pods import pod_config, pod_warnings
 from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,
@@ -30,7 +32,7 @@ from metaflow_pipes.run_options import shown_tags
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from metaflow_pipes.compile.model import FlowModel, StepModel
+    from metaflow_pipes.compile.model import ExecutorModel, FlowModel, StepModel
     from metaflow_pipes.compile.wiring import Wiring
 
 
@@ -59,6 +61,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     }
     partitions = partitions_of(flow, options)
     wiring = wire(flow.steps, outputs, names, taken={name})
+    executor = executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps])
     return JobModel(
         name=name,
         function=name if is_free_identifier(name) else f"job_{name}",
@@ -67,6 +70,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         ops=tuple(
             replace(
                 _op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring),
+                tags=_op_tags(step, executor),
                 pool=options.pools.get(step.name),
                 materialized_by=wiring.collectors.get(step.name),
                 depends_on=dependencies.get(step.name, ()),
@@ -75,7 +79,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         ),
         helpers=wiring.helpers,
         statements=wiring.statements,
-        executor=executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps]),
+        executor=executor,
         translator=translator_of(options),
         partitions=partitions,
         tags=_run_tags(flow, options),
@@ -94,6 +98,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
             *exit_hook_warnings(flow),
             *notification_warnings(options),
             *automation_warnings(flow, options),
+            *(pod_warnings(flow) if executor.launches_pods else ()),
         ),
         depends_on=dependencies.get(None, ()),
         condition=condition,
@@ -114,7 +119,6 @@ def _op(flow: FlowModel, step: StepModel, job: str, name: str, switch: Mapping[s
         collected_by=_collected_by(step, flow),
         items_of=_items_of(step, flow),
         max_retries=step.user_code_retries + step.error_retries,
-        tags=_op_tags(step),
     )
 
 
@@ -161,5 +165,8 @@ def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
     return {FLOW_TAG: flow.name, **limit, **priority, **shown_tags(options.tags)}
 
 
-def _op_tags(step: StepModel) -> dict[str, str]:
-    return {f"metaflow/{resource}": amount for resource, amount in sorted(step.resources.items())}
+def _op_tags(step: StepModel, executor: ExecutorModel) -> dict[str, Any]:
+    """The tags of an op: the resources that its step asks for, for people, and for its pod, if it has one."""
+    shown = {f"metaflow/{resource}": amount for resource, amount in sorted(step.resources.items())}
+    pod = pod_config(step.compute) if executor.launches_pods else {}
+    return {**shown, **({POD_TAG: pod} if pod else {})}

@@ -85,6 +85,7 @@ class StepModel:
         description: The docstring, or the empty string.
         environment: The merged `vars` of `@environment`.
         resources: The attributes of `@resources`, as strings.
+        compute: The attributes of `@kubernetes`, or else of `@resources`, that differ from the default.
         user_code_retries: How often the user's code runs again (`@retry`).
         error_retries: How many attempts follow once the user's code has failed (`@catch`).
         retry_delay_seconds: The pause before each retry.
@@ -104,6 +105,7 @@ class StepModel:
     description: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
+    compute: Mapping[str, Any] = field(default_factory=dict)
     user_code_retries: int = 0
     error_retries: int = 0
     retry_delay_seconds: int = 0
@@ -380,10 +382,17 @@ class ImportModel:
 
 @dataclass(frozen=True)
 class ExecutorModel:
-    """The job's executor: the expression that makes it, and what that needs of the user's, or None."""
+    """The job's executor.
+
+    Attributes:
+        expression: The expression that makes it.
+        imported: What that needs of the user's, or None.
+        launches_pods: Whether it launches each op in a Kubernetes pod.
+    """
 
     expression: str
     imported: ImportModel | None = None
+    launches_pods: bool = False
 
 
 @dataclass(frozen=True)
@@ -436,7 +445,7 @@ class OpModel:
     collected_by: str | None
     items_of: str | None
     max_retries: int
-    tags: Mapping[str, str]
+    tags: Mapping[str, Any] = field(default_factory=dict)
     pool: str | None = None
     materialized_by: str | None = None
     depends_on: tuple[str, ...] = ()

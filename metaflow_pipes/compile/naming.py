@@ -40,7 +40,14 @@ MODULE_NAMES = frozenset(
     {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "PARTITIONS", "RESOURCES", "graph"}
     | {"CompilerVersion", "MetaflowCheck", "MetaflowFlow", "MetaflowParameter", "MetaflowPartitions"}
     | {"MetaflowPipesClient", "MetaflowStep", "custom_executor", "custom_translator", "multiprocess", "threads"}
-    | {"automation_sensor", "exit_hook_sensor", "flow_schedule", "notification_sensor", "trigger_sensor"}
+    | {
+        "automation_sensor",
+        "exit_hook_sensor",
+        "flow_schedule",
+        "notification_sensor",
+        "on_kubernetes",
+        "trigger_sensor",
+    }
     | {"collect", "fan_out", "flow_assets", "gather", "partitions_def_of", "regroup", "route", "run_step", "step_outs"}
 )
 

@@ -176,7 +176,11 @@ def _custom_executor(path: str, foreach_steps: Sequence[str]) -> ExecutorModel:
             "the run, and would leave out the items and what follows. Use threads, multiprocess, or another executor "
             "that resolves Dagster's dynamic outputs."
         )
-    return ExecutorModel("custom_executor", imported)
+    from metaflow_pipes.runtime.executors.kubernetes import PACKAGE_OF_RUN_LAUNCHER, PACKAGES_WITH_PODS, package_of
+
+    package = package_of(executor)
+    expression = "on_kubernetes(custom_executor)" if package == PACKAGE_OF_RUN_LAUNCHER else "custom_executor"
+    return ExecutorModel(expression, imported, launches_pods=package in PACKAGES_WITH_PODS)
 
 
 def translator_of(options: JobOptions) -> ImportModel | None:

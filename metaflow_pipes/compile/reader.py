@@ -30,6 +30,7 @@ from metaflow.plugins.timeout_decorator import TimeoutDecorator
 from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_username
 
+from metaflow_pipes.compile.compute import read_compute
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedule
 from metaflow_pipes.compile.flow_triggers import read_triggers
@@ -227,6 +228,7 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
         description=inspect.cleandoc(node.doc or ""),
         environment=_environment(state.flow.name, name, node.decorators),
         resources=_resources(node.decorators),
+        compute=read_compute(node.decorators),
         user_code_retries=user_code_retries,
         error_retries=error_retries,
         retry_delay_seconds=_retry_delay_seconds(state.flow.name, name, node.decorators),

@@ -196,8 +196,9 @@ def _imports(job: JobModel) -> str:
         names.add("partitions_def_of")
     if any(op.step.checks for op in job.ops):
         names.add("MetaflowCheck")
-    if job.executor.imported is None and not job.executor.expression.startswith("dg."):
-        names.add(job.executor.expression.partition("(")[0])
+    factory, is_call, _ = job.executor.expression.partition("(")
+    if is_call:
+        names.add(factory)
     ordered = sorted(names, key=lambda name: (name.islower(), not name.isupper(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
     return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")

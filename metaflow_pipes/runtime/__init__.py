@@ -13,6 +13,7 @@ from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
 from metaflow_pipes.runtime.automation.notifications import notification_sensor
 from metaflow_pipes.runtime.automation.schedules import flow_schedule
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
+from metaflow_pipes.runtime.executors.kubernetes import on_kubernetes
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
 from metaflow_pipes.runtime.fan_out import collect, fan_out, gather, regroup, route
@@ -52,6 +53,7 @@ __all__ = [
     "gather",
     "multiprocess",
     "notification_sensor",
+    "on_kubernetes",
     "partitions_def_of",
     "regroup",
     "route",

@@ -160,7 +160,7 @@ def test_metaflow_has_the_functions_that_are_used(function: Any, names: list[str
     ("of", "names"),
     [
         # metaflow_pipes/compile/reader.py
-        (Decorator.__init__, {"attributes", "statically_defined", "inserted_by"}),
+        (Decorator.__init__, {"attributes", "statically_defined", "inserted_by", "_user_defined_attributes"}),
         (FlowGraph.__init__, {"sorted_nodes"}),
         (DAGNode.__init__, {"name", "type", "doc", "decorators", "in_funcs", "out_funcs", "split_parents"}),
         (DAGNode.__init__, {"parallel_foreach", "num_args"}),

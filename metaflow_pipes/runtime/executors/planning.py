@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from metaflow_pipes.runtime.executors.kubernetes import package_of
+
 if TYPE_CHECKING:
     from dagster import ExecutorDefinition
 
@@ -17,8 +19,7 @@ PACKAGES_WITH_FIXED_PLANS = frozenset({"dagster_dask"})
 
 def has_fixed_plan(executor: ExecutorDefinition) -> bool:
     """Whether an executor, also a configured one, is known to skip the steps behind a dynamic output."""
-    package = executor.executor_creation_fn.__module__ if executor.executor_creation_fn else ""
-    return package.partition(".")[0] in PACKAGES_WITH_FIXED_PLANS
+    return package_of(executor) in PACKAGES_WITH_FIXED_PLANS
 
 
 def fail_if_items_would_be_lost(context: dg.OpExecutionContext, step: str) -> None:
