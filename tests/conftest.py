@@ -15,6 +15,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# The tests start hundreds of interpreters, which need not compile the project's modules anew each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Before Metaflow is imported, which reads its configuration at once.
 for variable in [name for name in os.environ if name.startswith(("METAFLOW_", "DAGSTER_"))]:
     del os.environ[variable]
