@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from sqlalchemy import create_engine
+from sqlalchemy.event import listen
 from sqlalchemy.pool import NullPool, StaticPool
 
 if TYPE_CHECKING:
@@ -114,11 +116,7 @@ class _KeptConnections:
             return
         with self._storage._db_lock:
             if shard not in self._engines:
-                self._engines[shard] = create_engine(
-                    self._storage.conn_string_for_shard(shard),
-                    poolclass=StaticPool,
-                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-                )
+                self._engines[shard] = self._engine(shard)
             with self._engines[shard].connect() as connection:
                 sqlite: Any = connection.connection.driver_connection
                 changes = sqlite.total_changes
@@ -141,8 +139,28 @@ class _KeptConnections:
         with self._storage.run_connection(event.run_id) as connection:
             connection.execute(_INSERT_EVENT, self._storage._event_to_row(event))
 
+    def _engine(self, shard: str) -> Engine:
+        engine = create_engine(
+            self._storage.conn_string_for_shard(shard),
+            poolclass=StaticPool,
+            connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        )
+        if shard != INDEX_SHARD_NAME:
+            listen(engine, "connect", _wait_for_no_disk)
+        return engine
+
     def close(self) -> None:
         """Close the connections."""
         with self._storage._db_lock:
             for engine in self._engines.values():
                 engine.dispose()
+
+
+def _wait_for_no_disk(sqlite: Any, _: Any) -> None:
+    """Let the write-ahead log reach the disk when the system sees fit, and not with each of a step's twelve events.
+
+    What a killed process has written stays. If the machine itself fails, the last events of a run that dies with it may
+    be missing; without such a log, SQLite would not promise that the rest is sound.
+    """
+    if sqlite.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        sqlite.execute("PRAGMA synchronous = NORMAL")
