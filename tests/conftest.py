@@ -53,6 +53,16 @@ def pytest_configure(config: pytest.Config) -> None:
         STEPS.warm = os.environ["METAFLOW_PIPES_WARM"] = warm
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run the tests of a module that share what a fixture makes, which would be made twice else."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(
+            definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def metaflow_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A test's own folder for deployments and production tokens."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # one worker: the fixtures are those of all tests
-pytestmark = pytest.mark.xdist_group("asset_runs")
-
 TRAIN = """
 from pathlib import Path
 

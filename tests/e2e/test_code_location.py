@@ -16,8 +16,6 @@ from metaflow_pipes import DagsterCompiler
 if TYPE_CHECKING:
     from types import ModuleType
 
-pytestmark = pytest.mark.xdist_group("code_location")
-
 PROJECT_FLOW = """
 from metaflow import FlowSpec, project, step
 

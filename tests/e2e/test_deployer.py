@@ -17,8 +17,6 @@ from support import Project, values_of
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
 
-pytestmark = pytest.mark.xdist_group("deployer")
-
 CONFIGURED_FLOW = """
 from metaflow import Config, FlowMutator, FlowSpec, Parameter, config_expr, environment, step
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-shares_runs = pytest.mark.xdist_group("graphs")
-
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Project, dg.ExecuteInProcessResult]]:
@@ -55,7 +53,6 @@ def _skipped(result):
     return {event.step_key for event in result.all_events if event.event_type_value == "STEP_SKIPPED"}
 
 
-@shares_runs
 @pytest.mark.parametrize(
     ("flow", "parameters"),
     [
@@ -81,7 +78,6 @@ def test_tasks_are_those_of_metaflows_own_run(ran, flow, parameters):
     assert _tasks(run) == _tasks(native)
 
 
-@shares_runs
 def test_task_ids_and_step_keys_show_the_place(ran):
     flows, result = ran("nested.py")
     run = flows.run_of(result)
@@ -93,7 +89,6 @@ def test_task_ids_and_step_keys_show_the_place(ran):
     assert [frame.index for frame in leaf["_foreach_stack"].data] == [2, 1, 0]
 
 
-@shares_runs
 def test_foreach_join_takes_its_inputs_by_index(ran):
     flows, result = ran("nested.py")
     tasks = flows.run_of(result)["middle_join"]
@@ -104,7 +99,6 @@ def test_foreach_join_takes_its_inputs_by_index(ran):
     }
 
 
-@shares_runs
 def test_branches_that_were_not_chosen_are_skipped(ran):
     _, result = ran("switches.py", way="few")
     assert _skipped(result) >= {"many", "joined", "right"}
@@ -113,7 +107,6 @@ def test_branches_that_were_not_chosen_are_skipped(ran):
     assert {step.id for step in flows.run_of(result)} == {"start", "end"}
 
 
-@shares_runs
 def test_loop_shows_its_iterations(ran):
     flows, result = ran("loops.py")
     (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT" and e.step_key == "loop"]
@@ -153,7 +146,6 @@ def test_loop_fails_after_the_last_retry_of_an_iteration(project):
     assert "(attempt 1) failed: ValueError: in its second iteration" in failure_description(failed)
 
 
-@shares_runs
 @pytest.mark.parametrize("flow", ["parallel_steps.py", "unbounded.py"])
 def test_workers_of_a_control_task_run_in_its_interpreter(ran, flow):
     # with Metaflow's own runner, only an activated virtual environment makes it so

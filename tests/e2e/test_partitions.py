@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("partitions")
-
 DAILY = "--partition-by", "date=daily:2026-01-01"
 
 

@@ -20,8 +20,6 @@ from metaflow_pipes.deployment.definitions_file import read_deployment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.xdist_group("release_0_1")
-
 TESTS = Path(__file__).parent.parent
 NESTED_STEPS = {"start", "outer", "side", "big", "small", "weighed", "fan", "inner", "inner_join", "meet"}
 NESTED_STEPS |= {"outer_join", "end"}

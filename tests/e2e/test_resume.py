@@ -22,8 +22,6 @@ from support import (
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
-pytestmark = pytest.mark.xdist_group("resume")  # one worker, with one pair of origins
-
 SHORT_RUN_ID = 8
 RETRY_TAG = "dagster/is_resume_retry"
 

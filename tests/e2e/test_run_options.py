@@ -11,8 +11,6 @@ from support import Project, execute, failure_description, failures, job_of, per
 from metaflow_pipes.names import RUN_TAGS_TAG, WORKFLOW_TIMEOUT_TAG
 from metaflow_pipes.run_options import RunOptions
 
-pytestmark = pytest.mark.xdist_group("run_options")
-
 FLOW = """
 from pathlib import Path
 

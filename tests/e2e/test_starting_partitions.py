@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from scheduler import Scheduler
 
-pytestmark = pytest.mark.xdist_group("partitions")
-
 DAILY = "--partition-by", "date=daily:2026-01-01"
 BY_DAY_AND_REGION = "--partition-by", "date=daily:2026-01-01", "--partition-by", "region=static:eu,us"
 NOON = datetime(2026, 7, 3, 12, 0, tzinfo=timezone.utc)

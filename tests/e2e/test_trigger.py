@@ -22,8 +22,6 @@ from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.xdist_group("trigger")
-
 SUCCEEDED, FAILED, TERMINATED = "SUCCEEDED", "FAILED", "TERMINATED"
 
 

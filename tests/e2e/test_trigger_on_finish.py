@@ -7,8 +7,6 @@ import pytest
 from events import Ticks, published
 from support import Project, execute, job_of, persistent
 
-pytestmark = pytest.mark.xdist_group("trigger_on_finish")
-
 UPSTREAM = """
 from metaflow import FlowSpec, Parameter, project, step
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("triggers")
-
 NEEDED = {"country": "fr"}
 
 FLOW = """

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from metaflow import Run
 
-pytestmark = pytest.mark.xdist_group("webserver")
-
 FLOW = "FlakyFlow"
 REEXECUTE = """
     mutation Reexecute($params: ReexecutionParams!) {

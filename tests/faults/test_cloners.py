@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
     from metaflow_pipes.runtime.step_process import ForkedProcess, StepLaunch
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only"),
-    pytest.mark.xdist_group("cloners"),  # one worker, with one origin
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
 FLOW = """import os
 from metaflow import FlowSpec, environment, step

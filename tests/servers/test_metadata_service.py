@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("metadata_service")
-
 SERVICE = ("--metadata", "service")
 KEY = "a-key-of-the-tests"
 # Enough for a busy machine to start the processes that send heartbeats.

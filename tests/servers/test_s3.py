@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-pytestmark = pytest.mark.xdist_group("s3")  # one worker, with one server
-
 S3 = ("--datastore", "s3")
 
 # By Metaflow's client, which reads its configuration when it is imported.

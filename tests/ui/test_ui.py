@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from conftest import TakePicture
     from dagster_dev import DagsterDev
 
-pytestmark = pytest.mark.xdist_group("ui")  # one worker, with one `dagster dev` and one browser
-
 
 @pytest.fixture(scope="module")
 def failed_run(dev: DagsterDev) -> str:
