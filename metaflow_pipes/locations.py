@@ -23,9 +23,21 @@ def beside(definitions_file: str | os.PathLike[str], path: str) -> Path:
 
 
 def run_folder(definitions_file: str | os.PathLike[str], working_directory: str, flow_file: Path) -> Path:
-    """The folder where the steps run: that in which the flow was compiled; the flow file's folder if that is gone."""
-    folder = beside(definitions_file, working_directory)
-    return folder if folder.is_dir() else flow_file.parent
+    """The folder where the steps run: that in which the flow was compiled; the flow file's folder if that is gone.
+
+    Where neither is, as on a worker that has the definitions file alone, it is the folder of that.
+    """
+    folders = beside(definitions_file, working_directory), flow_file.parent, beside(definitions_file, ".")
+    return next((folder for folder in folders if folder.is_dir()), folders[-1])
+
+
+def fingerprint_of(path: Path) -> str:
+    """`sha256:` and the digest of a file's bytes.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def staleness(
@@ -42,11 +54,11 @@ def staleness(
     """
     again = f"Compile the flow again: {_create_command(flow_file, definitions_file, folder)}"
     try:
-        digest = hashlib.sha256(flow_file.read_bytes()).hexdigest()
+        found = fingerprint_of(flow_file)
     except OSError as error:
         reason = "is gone" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
         return f"The file of the Metaflow flow {flow}, {flow_file}, {reason}. {again}"
-    if fingerprint != f"sha256:{digest}":
+    if fingerprint != found:
         return (
             f"The Metaflow flow {flow} in {flow_file} has changed since {definitions_file} was compiled from it. "
             f"{again}"
@@ -113,7 +125,7 @@ def logs_command(
         if used != "local" or settings.get(f"METAFLOW_DEFAULT_{name.upper()}", "local") != "local"
     ]
     default_root = (
-        _local_datastore_of(folder)
+        local_datastore_of(folder)
         if datastore == "local"
         else settings.get(f"METAFLOW_DATASTORE_SYSROOT_{datastore.upper()}")
     )
@@ -141,14 +153,14 @@ def metadata_provider(
     """
     if "--metadata=local" in top_level_args:
         # with another datastore, the steps find the local one as Metaflow does
-        root = datastore_root if datastore == "local" else _local_datastore_of(folder)
+        root = datastore_root if datastore == "local" else local_datastore_of(folder)
         is_known = root is not None and Path(root).name == LOCAL_DATASTORE_FOLDER
         return f"local@{Path(root or '').parent}" if is_known else None
     url = settings.get("METAFLOW_SERVICE_URL")
     return f"service@{url}" if "--metadata=service" in top_level_args and url else None
 
 
-def _local_datastore_of(folder: Path) -> str | None:
+def local_datastore_of(folder: Path) -> str | None:
     """The local datastore that Metaflow finds from a folder: its own, or that of the nearest one above."""
     candidates = (Path(os.path.realpath(place), LOCAL_DATASTORE_FOLDER) for place in (folder, *folder.parents))
     return next((str(candidate) for candidate in candidates if candidate.is_dir()), None)

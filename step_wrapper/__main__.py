@@ -1,8 +1,8 @@
 """`python -m step_wrapper PATHSPEC`: run the Metaflow task that the Dagster op above describes through Pipes.
 
 `python -m step_wrapper --warm OPTIONS PADDING` is the process that such processes are forked from, one forked as
-`python -m step_wrapper --clones` clones one task after another, and `python -m step_wrapper --heartbeat OPTIONS` sends
-the heartbeats of a run.
+`python -m step_wrapper --clones` clones one task after another, `python -m step_wrapper --heartbeat OPTIONS` sends the
+heartbeats of a run, and `python -m step_wrapper --fetch REQUEST` fetches the code package of a flow.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def main(channel: socket.socket | None = None) -> int:
         from step_wrapper.heartbeat import serve
 
         return serve()
+    if sys.argv[1:2] == [wire.FETCHES]:
+        from step_wrapper.fetching import answer
+
+        return answer(sys.argv[2])
     garbage.collect_seldom()
     from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 

@@ -52,6 +52,10 @@ NOT_CLONED = b"not cloned"
 CLONE_DESCRIPTORS = 2
 # The first argument of a process that sends the heartbeats of a Metaflow run; `HeartbeatOptions` are the second.
 HEARTBEAT = "--heartbeat"
+# The argument of a process that fetches the code package of a flow; the next one is a `CodeRequest`, as JSON.
+FETCHES = "--fetch"
+# The folder of a code package with modules that are not beside the flow file: Metaflow, which is left out, and others.
+PACKAGED_MODULES = ".mf_code"
 # The variables that each task has a value of its own for. A warm process is given them padded, as room for those.
 TASK_VARIABLES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES", "METAFLOW_RUN_ID")
 PADDING = 1 << 9
@@ -95,6 +99,30 @@ class ForkRequest(TypedDict):
 
     arguments: list[str]
     environment: dict[str, str]
+
+
+class CodeRequest(TypedDict):
+    """The argument of a process that fetches a code package.
+
+    Attributes:
+        flow: The flow's name.
+        datastore: The type of the datastore.
+        datastore_root: Its root, an absolute path or a URL.
+        sha: The SHA-1 digest of the package.
+        metadata: How Metaflow reads it, as JSON.
+        folder: The absolute path of the folder that it is extracted to. Those above it exist.
+        file: The name of the flow file in it.
+        fingerprint: `sha256:` and the digest of the flow file.
+    """
+
+    flow: str
+    datastore: str
+    datastore_root: str
+    sha: str
+    metadata: str
+    folder: str
+    file: str
+    fingerprint: str
 
 
 class OtherVersionError(Exception):

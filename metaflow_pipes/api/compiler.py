@@ -70,6 +70,8 @@ class DagsterCompiler:
             `{"date": "daily:2026-01-01"}`. Two are two dimensions.
         partition_format: The form in which the parameter gets the key of a time, as `strftime` takes it.
         partition_range: Two parameters, which get the first and the last key of a run that makes several partitions.
+        package: Whether the flow's code package is stored in its datastore, from which workers without the flow file
+            fetch it; by default with any datastore but the local one.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -114,6 +116,7 @@ class DagsterCompiler:
         partition_by: Mapping[str, str] | None = None,
         partition_format: str | None = None,
         partition_range: Sequence[str] = (),
+        package: bool | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -151,6 +154,7 @@ class DagsterCompiler:
             partition_by={} if partition_by is None else partition_by,
             partition_format=partition_format,
             partition_range=partition_range,
+            package=package,
         )
         check_options(options)
         check_list("decospecs", decospecs)

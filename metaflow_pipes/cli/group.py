@@ -226,6 +226,12 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     "its own become missing, as new partitions are, or on_cron:EXPRESSION[@ZONE].",
 )
 @click.option(
+    "--package/--no-package",
+    default=None,
+    help="Store the flow's code package in its datastore: a worker that does not have the flow file, or has another "
+    "version of it, fetches it from there. [default: with any datastore but the local one]",
+)
+@click.option(
     "--authorize",
     default=None,
     metavar="TOKEN",
@@ -276,6 +282,7 @@ def create(
     partition_by: tuple[str, ...],
     partition_format: str | None,
     partition_range: str | None,
+    package: bool | None,
     pools: tuple[str, ...],
     priority: int | None,
     depends_on: tuple[str, ...],
@@ -330,6 +337,7 @@ def create(
         partition_by=parse_partition_by(partition_by),
         partition_format=partition_format,
         partition_range=[] if partition_range is None else [name.strip() for name in partition_range.split(",")],
+        package=package,
     )
     job = compile_flow(obj, CompileRequest(options, decospecs))
     deployed = deploy(job, definitions_file, TokenOptions(authorize, generate_new_token, given_token))
@@ -347,6 +355,8 @@ def create(
     )
     echo(f"    {program('dagster')} dev -f {shown}", nl=True)
     echo(f"    {program('dagster')} job execute -f {shown} -j {job.name}")
+    if job.flow.package is not None:
+        echo(f"    Its code package, which workers without the flow file fetch: {job.flow.package.url}")
     _echo_automation(echo, job)
     echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
     if user_namespace is None:

@@ -233,6 +233,21 @@ class PartitionsModel:
 
 
 @dataclass(frozen=True)
+class PackageModel:
+    """The code package of a flow, as it is stored in the flow's datastore.
+
+    Attributes:
+        url: Where it is.
+        sha: The SHA-1 digest of its bytes, by which the datastore knows it.
+        metadata: How Metaflow reads it, as JSON.
+    """
+
+    url: str
+    sha: str
+    metadata: str
+
+
+@dataclass(frozen=True)
 class FlowModel:
     """A Metaflow flow, as the options on its command line make it.
 
@@ -257,6 +272,7 @@ class FlowModel:
         exit_hooks: What runs when a run of it has ended.
         schedule: Its `@schedule`, or None.
         triggers: Its `@trigger` and its `@trigger_on_finish`.
+        package: Its code package, or None.
     """
 
     name: str
@@ -279,6 +295,7 @@ class FlowModel:
     exit_hooks: ExitHooksModel = field(default_factory=ExitHooksModel)
     schedule: ScheduleModel | None = None
     triggers: tuple[TriggerModel, ...] = ()
+    package: PackageModel | None = None
 
     def parameter(self, name: str, option: str) -> ParameterModel:
         """A parameter that an option names, also by the attribute that it usually has.
@@ -341,6 +358,8 @@ class JobOptions:
         partition_by: For each parameter that a partition's key fills, the partitions, such as `daily:2026-01-01`.
         partition_format: The form in which they get keys of time, as `strftime` takes it, or None for the key itself.
         partition_range: The parameters that get the first and the last key of a run of several partitions, or none.
+        package: Whether the flow's code package is stored for workers without the flow file; None is with a datastore
+            that other machines reach.
     """
 
     name: str | None = None
@@ -369,6 +388,7 @@ class JobOptions:
     partition_by: Mapping[str, str] = field(default_factory=dict)
     partition_format: str | None = None
     partition_range: Sequence[str] = ()
+    package: bool | None = None
 
 
 @dataclass(frozen=True)

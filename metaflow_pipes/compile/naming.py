@@ -38,7 +38,7 @@ RESERVED_NAMES = frozenset(
 # The names that a generated file defines or imports for itself.
 MODULE_NAMES = frozenset(
     {"dg", "defs", "ASSETS", "EXECUTOR", "FLOW", "JOB", "METAFLOW_STEP_ENV", "PARTITIONS", "RESOURCES", "graph"}
-    | {"CompilerVersion", "MetaflowCheck", "MetaflowFlow", "MetaflowParameter", "MetaflowPartitions"}
+    | {"CodePackage", "CompilerVersion", "MetaflowCheck", "MetaflowFlow", "MetaflowParameter", "MetaflowPartitions"}
     | {"MetaflowPipesClient", "MetaflowStep", "custom_executor", "custom_translator", "multiprocess", "threads"}
     | {
         "automation_sensor",

@@ -44,6 +44,7 @@ _TYPES = {
     "warm": str,
     "automation": str,
     "partition_format": str,
+    "package": bool,
 }
 # What Dagster stores of a priority: 32 bits.
 MAX_PRIORITY = 2**31 - 1

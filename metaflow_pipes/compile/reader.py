@@ -36,6 +36,7 @@ from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedul
 from metaflow_pipes.compile.flow_triggers import read_triggers
 from metaflow_pipes.compile.model import CheckModel, FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.locations import fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,7 +146,7 @@ def read_flow(state: Any, decospecs: tuple[str, ...] = ()) -> FlowModel:
         description=inspect.cleandoc(state.flow.__class__.__dict__.get("__doc__") or ""),
         file=str(file),
         working_directory=str(Path.cwd()),
-        fingerprint=f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
+        fingerprint=fingerprint_of(file),
         steps=tuple(_read_step(state, name, region) for name, region in _regions(state.graph).items()),
         parameters=tuple(
             _read_parameter(state.flow.name, attribute, parameter)
@@ -404,7 +405,7 @@ def _default(flow: str, parameter: Any, click_type: Any, *, is_file: bool, multi
     """A parameter's default as a JSON value; deploy-time functions are called, as by Metaflow's deployers."""
     default = parameter.kwargs.get("default")
     if isinstance(default, DeployTimeField):
-        # for an IncludeFile, deploy_time=True would upload the file now: each run shall read it anew
+        # for an IncludeFile, deploy_time=True would upload the file now: `packaging` does, else each run reads it anew
         default = default(deploy_time=not is_file)
     if default is None or is_file:
         return default

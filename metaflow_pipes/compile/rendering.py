@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         HelperModel,
         JobModel,
         OpModel,
+        PackageModel,
         ParameterModel,
         PartitionsModel,
     )
@@ -67,6 +68,7 @@ def _template() -> jinja2.Template:
     environment.filters.update(
         flow_partitions=_flow_partitions,
         literal=literal,
+        package=_package,
         parameter=_parameter,
         step=_step,
         decorator=_decorator,
@@ -138,6 +140,13 @@ def _flow_partitions(partitions: PartitionsModel) -> str:
     return _wrapped("MetaflowPartitions(", arguments, ")", indent=4, prefix=len("partitions="))
 
 
+def _package(package: PackageModel, job: JobModel, folder: Path) -> str:
+    """The `package` of `MetaflowFlow`."""
+    url = _near(job, package.url, folder) if job.flow.datastore == "local" else package.url
+    arguments = [_flat(url), f"sha={_flat(package.sha)}", f"metadata={_flat(package.metadata)}"]
+    return _wrapped("CodePackage(", arguments, ")", indent=4, prefix=len("package="))
+
+
 def _step(op: OpModel, job: JobModel, folder: Path) -> str:
     """A step of `MetaflowFlow.steps`."""
     step = op.step
@@ -188,6 +197,8 @@ def _imports(job: JobModel) -> str:
         *(helper.factory for helper in job.helpers),
         *(automation.factory for automation in job.automation),
     }
+    if job.flow.package is not None:
+        names.add("CodePackage")
     if job.flow.parameters:
         names.add("MetaflowParameter")
     if job.partitions is not None:

@@ -48,8 +48,9 @@ def compile_flow(state: Any, request: CompileRequest) -> JobModel:
 
     Raises:
         MetaflowException: As for `read_flow`.
-        CompileError: As for `read_flow` and `lower`.
+        CompileError: As for `read_flow`, `lower` and `packaged`.
     """
+    from metaflow_pipes.compile.packaging import packaged
     from metaflow_pipes.compile.reader import has_mutators, own_top_level_options, read_flow
 
     if has_mutators(state, request.decospecs):
@@ -58,7 +59,7 @@ def compile_flow(state: Any, request: CompileRequest) -> JobModel:
         python, flow_file = state.entrypoint[0], state.entrypoint[-1]
         options = [*(f"--with={spec}" for spec in request.decospecs), *own_top_level_options()]
         return compile_file(python, flow_file, options, CompileRequest(request.options))
-    return lower(read_flow(state, request.decospecs), request.options)
+    return packaged(lower(read_flow(state, request.decospecs), request.options), state)
 
 
 def compile_file(

@@ -39,6 +39,7 @@ _NO_LITERALS = {
 }
 # What a positional argument is called in the calls of a generated file.
 _POSITIONAL = {
+    "CodePackage": ("url",),
     "CompilerVersion": ("version",),
     "MetaflowParameter": ("name", "kind"),
     "MetaflowStep": ("name", "upstream"),
@@ -66,6 +67,7 @@ class Deployment:
         parameters: The flow's parameters.
         partition_parameters: Those that the key of a run's partition fills; none if the job has no partitions.
         takes_partition_range: Whether one run can make several partitions.
+        is_packaged: Whether its code package is stored, so that its runs need no flow file.
         steps: The steps, each after those whose tasks it takes.
         op_names: The name of each step's op.
         items_of: For each step that takes all items of a foreach, the step of that; empty in files of version 0.1.
@@ -105,6 +107,7 @@ class Deployment:
     compiled_by: CompilerVersion | None = None
     partition_parameters: tuple[str, ...] = ()
     takes_partition_range: bool = False
+    is_packaged: bool = False
 
     @property
     def start_op(self) -> str:
@@ -128,7 +131,9 @@ class Deployment:
         )
 
     def staleness(self) -> str | None:
-        """Why the definitions file no longer fits the flow file, or None if it does."""
+        """Why the definitions file no longer fits the flow file, or None if it does, or does not need that."""
+        if self.is_packaged:
+            return None
         return staleness(
             self.flow_name, self.flow_file, self.fingerprint, self.definitions_file, self.working_directory
         )
@@ -237,6 +242,7 @@ def _deployment(path: Path, flow_call: ast.Call, job_call: ast.Call) -> Deployme
         compiled_by=compiled_by,
         partition_parameters=partition_parameters,
         takes_partition_range=len(partition_parameters) > len(dimensions),
+        is_packaged="package" in values,
     )
 
 

@@ -13,6 +13,7 @@ from metaflow_pipes.runtime.automation.exit_hooks import exit_hook_sensor
 from metaflow_pipes.runtime.automation.notifications import notification_sensor
 from metaflow_pipes.runtime.automation.schedules import flow_schedule
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
+from metaflow_pipes.runtime.code import CodePackage
 from metaflow_pipes.runtime.executors.kubernetes import on_kubernetes
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
@@ -34,6 +35,7 @@ from metaflow_pipes.runtime.steps import MetaflowCheck, MetaflowStep
 
 __all__ = [
     "RESOURCES",
+    "CodePackage",
     "CompilerVersion",
     "DagsterMetaflowTranslator",
     "MetaflowCheck",

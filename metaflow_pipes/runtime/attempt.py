@@ -29,7 +29,7 @@ from metaflow_pipes.runtime.assets.specs import asset_key_of
 from metaflow_pipes.runtime.assets.upstream import parameters_from_assets
 from metaflow_pipes.runtime.automation.run_triggers import link_to_triggers, triggers_of
 from metaflow_pipes.runtime.automation.schedules import system_tags
-from metaflow_pipes.runtime.client.client import exit_code_of, stderr_of
+from metaflow_pipes.runtime.client.client import exit_code_of, resolved, stderr_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
     earlier_ids,
@@ -105,7 +105,7 @@ def run_task(
     Raises:
         dagster.Failure: The attempt failed; description, metadata and cause say why.
     """
-    _check_flow_file(context, flow)
+    here = _with_code(context, pipes, flow)
     run_options = run_options_of(context, flow)
     partition = partition_of(context, flow)
     if partition is not None:
@@ -121,7 +121,7 @@ def run_task(
     if not inputs.paths and number == 0:
         link_to_triggers(context)
     task = _Attempt(
-        context, pipes, flow, step, options, run_options, inputs, config, run_id, iteration, number, resumption
+        context, pipes, here, step, options, run_options, inputs, config, run_id, iteration, number, resumption
     )
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code, _ = task.launch()
@@ -370,13 +370,17 @@ def _control_environment() -> dict[str, str]:
     return {"PATH": os.pathsep.join(folders)}
 
 
-def _check_flow_file(context: dg.OpExecutionContext, flow: MetaflowFlow) -> None:
+def _with_code(context: dg.OpExecutionContext, pipes: MetaflowPipesClient, flow: MetaflowFlow) -> MetaflowFlow:
+    """The flow with its file: as it was compiled if it has a code package, else the one beside the definitions file."""
+    if flow.package is not None:
+        own = {**flow.environment(os.environ), **resolved(pipes.env), **resolved(flow.step_env)}
+        return flow.at(flow.code.provide({**os.environ, **own}))
     problem = flow.staleness()
-    if problem is None:
-        return
-    if not flow.path.is_file():
-        raise dg.Failure(problem, allow_retries=False)
-    context.log.warning(problem)
+    if problem is not None:
+        if not flow.path.is_file():
+            raise dg.Failure(problem, allow_retries=False)
+        context.log.warning(problem)
+    return flow
 
 
 def _tag_run(

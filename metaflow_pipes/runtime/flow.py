@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from metaflow_pipes.locations import (
     run_folder,
     staleness,
 )
+from metaflow_pipes.runtime.code import CodePackage, CodePlace, FlowCode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -54,6 +55,7 @@ class MetaflowFlow:
         definitions_file: The path of the generated file.
         working_directory: Where the steps run: where the flow was compiled, as a path like `file`.
         fingerprint: `sha256:` and the digest of the flow file when it was compiled.
+        package: The flow's code package, from which workers fetch what is not beside the definitions file; or None.
         top_level_args: Metaflow's options before its command.
         datastore: The type of the datastore: `local`, `s3`, ...
         datastore_root: The root of the datastore; a relative path starts at the definitions file's folder.
@@ -87,6 +89,7 @@ class MetaflowFlow:
     datastore: str
     datastore_root: str
     user: str
+    package: CodePackage | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     tags: Sequence[str] = ()
     step_env: Mapping[str, str] = field(default_factory=dict)
@@ -175,8 +178,31 @@ class MetaflowFlow:
         settings = {name: self.settings[name] for name in names}
         return ArtifactStore(self.datastore, self.root, provider, settings)
 
+    @property
+    def code(self) -> FlowCode:
+        """The flow's code, which is to be provided before a step runs."""
+        return FlowCode(
+            flow=self.name,
+            file=str(self.path),
+            folder=self.folder,
+            fingerprint=self.fingerprint,
+            package=self.package,
+            datastore=self.datastore,
+            datastore_root=self.root,
+            has_local_metadata=self.datastore != "local" and "--metadata=local" in self.top_level_args,
+        )
+
+    def at(self, place: CodePlace) -> MetaflowFlow:
+        """The flow as its steps run it where its code was provided."""
+        if place.file == str(self.path):
+            return self
+        settings = {**self.settings, **place.environment}
+        return replace(self, file=place.file, working_directory=place.folder, settings=settings)
+
     def staleness(self) -> str | None:
-        """Why the definitions file no longer fits the flow file, or None if it does."""
+        """Why the definitions file no longer fits the flow file, or None if it does, or has the code package."""
+        if self.package is not None:
+            return None
         return staleness(self.name, self.path, self.fingerprint, self.definitions_file, Path(self.folder))
 
     def pool(self, step: str) -> str | None:
@@ -208,7 +234,8 @@ class MetaflowFlow:
         Args:
             run_environment: The environment of the Dagster run, which can name the Metaflow user.
         """
-        environment = {RUNTIME_VARIABLE: RUNTIME, **self.settings}
+        code = {} if self.package is None else self.package.environment(self.datastore, self.definitions_file)
+        environment = {RUNTIME_VARIABLE: RUNTIME, **code, **self.settings}
         if not _named_users(run_environment):
             environment["METAFLOW_USER"] = self.user
         root = Path(self.root)

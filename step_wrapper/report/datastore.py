@@ -26,8 +26,20 @@ def open_datastore(launch: Launch, metadata: Any = None) -> FlowDataStore:
         launch: The attempt.
         metadata: The metadata provider that gets to know what is stored, if any.
     """
-    storage = next(storage for storage in DATASTORES if launch.datastore == storage.TYPE)
-    return FlowDataStore(launch.flow, metadata=metadata, storage_impl=storage, ds_root=launch.datastore_root)
+    return datastore_of(launch.flow, launch.datastore, launch.datastore_root, metadata)
+
+
+def datastore_of(flow: str, datastore: str, root: str, metadata: Any = None) -> FlowDataStore:
+    """The datastore of a flow.
+
+    Args:
+        flow: The flow's name.
+        datastore: The type of the datastore: `local`, `s3`, ...
+        root: Its root, an absolute path or a URL.
+        metadata: As for `open_datastore`.
+    """
+    storage = next(storage for storage in DATASTORES if datastore == storage.TYPE)
+    return FlowDataStore(flow, metadata=metadata, storage_impl=storage, ds_root=root)
 
 
 def save_logs(datastore: FlowDataStore, launch: Launch, folder: Path, sizes: Mapping[str, int] | None = None) -> None:

@@ -32,7 +32,10 @@ from metaflow.metaflow_config_funcs import config_values
 from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.mflog import mflog
 from metaflow.monitor import NullMonitor
-from metaflow.parameters import Parameter
+from metaflow.package import MetaflowPackage
+from metaflow.packaging_sys.backend import PackagingBackend
+from metaflow.packaging_sys.v1 import MetaflowCodeContentV1
+from metaflow.parameters import Parameter, deploy_time_eval
 from metaflow.plugins import DATASTORES, METADATA_PROVIDERS
 from metaflow.plugins.aws.step_functions import production_token
 from metaflow.plugins.cards.card_datastore import CardDatastore
@@ -47,6 +50,7 @@ from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_latest_run_id, get_username, write_latest_run_id
 
 from step_wrapper.report.exceptions import METADATA_SERVICE
+from step_wrapper.wire import PACKAGED_MODULES
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,19 @@ from step_wrapper.report.exceptions import METADATA_SERVICE
         (config_values, []),
         (validate_tags, ["tags"]),
         (get_username, []),
+        # metaflow_pipes/compile/packaging.py, step_wrapper/fetching.py: the code package, as `argo-workflows` has it
+        (MetaflowPackage.__init__, ["flow", "environment", "echo", "suffixes", "flow_datastore"]),
+        (MetaflowPackage._user_code_tuples, []),
+        (MetaflowPackage.user_tuples, []),
+        (MetaflowPackage.package_url, []),
+        (MetaflowPackage.package_sha, []),
+        (MetaflowPackage.get_backend, ["pkg_metadata"]),
+        (PackagingBackend.cls_open, ["content"]),
+        (PackagingBackend.cls_list_members, ["archive"]),
+        (PackagingBackend.cls_member_name, ["member"]),
+        (PackagingBackend.cls_extract_members, ["archive", "members", "dest_dir"]),
+        (FlowDataStore.load_data, ["keys", "force_raw"]),
+        (deploy_time_eval, ["value"]),
         # metaflow_pipes/deployment/production_tokens.py
         (production_token.load_token, ["token_prefix"]),
         (production_token.store_token, ["token_prefix", "token"]),
@@ -218,6 +235,12 @@ def test_kinds_of_plugins_that_the_extension_names():
 def test_requests_to_the_service_can_be_limited_and_told_by_their_module():
     assert set(ServiceMetadataProvider._session.adapters) == {"http://", "https://"}
     assert ServiceMetadataProvider.__module__ == METADATA_SERVICE
+
+
+def test_folder_of_a_code_package_with_modules_that_are_not_beside_the_flow_file():
+    assert MetaflowCodeContentV1._code_dir == PACKAGED_MODULES
+    variables = MetaflowPackage.get_post_extract_env_vars('{"mfcontent_version": 1}', "/place")
+    assert variables["PYTHONPATH"] == f"/place/{PACKAGED_MODULES}"
 
 
 def test_settings_that_are_read():

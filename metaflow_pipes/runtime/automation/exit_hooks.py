@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance, DagsterRun
 
+    from metaflow_pipes.runtime.code import CodePlace, FlowCode
     from metaflow_pipes.runtime.flow import MetaflowFlow
 
 # How long a hook may take where the flow says nothing; and how long it has to end when it is asked to.
@@ -64,8 +65,7 @@ def exit_hook_sensor(
         job=job.name,
         last_op=flow.steps[-1].op_name,
         flow=flow.name,
-        flow_file=str(flow.path),
-        folder=flow.folder,
+        code=flow.code,
         namespace=flow.namespace,
         environment={**flow.environment(os.environ), **_client_environment(flow)},
         step_env=_step_env(flow, job),
@@ -84,8 +84,7 @@ class ExitHooks(FollowUp):
 
     Attributes:
         flow: The flow's name.
-        flow_file: The absolute path of the flow file.
-        folder: The folder where they run.
+        code: The flow's code.
         namespace: The Metaflow namespace of the flow's steps; None is that of the production token.
         environment: Their variables beyond those of this process.
         step_env: The variables of all steps, which rank above those.
@@ -95,8 +94,7 @@ class ExitHooks(FollowUp):
     """
 
     flow: str
-    flow_file: str
-    folder: str
+    code: FlowCode
     namespace: str | None
     environment: Mapping[str, str]
     step_env: Mapping[str, str]
@@ -128,10 +126,12 @@ class ExitHooks(FollowUp):
         started = time.monotonic()
         with tempfile.TemporaryFile() as output:
             try:
+                environment = self._environment()
+                place = self.code.provide(environment)
                 process = subprocess.Popen(
-                    [sys.executable, *runner, self.flow_file, hook, pathspec],
-                    cwd=self.folder,
-                    env=self._environment(),
+                    [sys.executable, *runner, place.file, hook, pathspec],
+                    cwd=place.folder,
+                    env=_beside(place, environment),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -153,12 +153,14 @@ class ExitHooks(FollowUp):
     def _environment(self) -> dict[str, str]:
         """The environment of a hook: that of a step, but for what only a step has."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(PIPES_VARIABLES_PREFIX)}
-        environment = {**own, **self.environment, **resolved(self.step_env)}
-        # `python flow.py step` finds the modules beside the flow file, and so does the hook
-        folders = [os.path.dirname(self.flow_file), environment.get("PYTHONPATH", "")]  # noqa: PTH120 - a string
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-        environment["PYTHONUNBUFFERED"] = "x"
-        return environment
+        return {**own, **self.environment, **resolved(self.step_env), "PYTHONUNBUFFERED": "x"}
+
+
+def _beside(place: CodePlace, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a hook that finds the modules beside the flow file, as `python flow.py step` does."""
+    found = {**environment, **place.environment}
+    folders = [os.path.dirname(place.file), found.get("PYTHONPATH", "")]  # noqa: PTH120 - a string
+    return {**found, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def _client_environment(flow: MetaflowFlow) -> dict[str, str]:
