@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from metaflow._vendor import click
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def command_options(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +38,8 @@ def _value(option: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in items):
             raise TypeError(f"{option.name} is {value!r}, but has to be a list of str.")
         return items
+    if option.name == "executor_config" and isinstance(value, (Mapping, os.PathLike)):
+        return json.dumps(dict(value)) if isinstance(value, Mapping) else os.fspath(value)
     if isinstance(option.type, click.Path) and isinstance(value, os.PathLike):
         return os.fspath(value)
     expected = _python_type(option)

@@ -17,6 +17,7 @@ from metaflow_pipes.compile.stages import CompileRequest, compile_file
 from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token
 from metaflow_pipes.deployment.production_tokens import TokenOptions, resolve_token
 from metaflow_pipes.errors import CompileError
+from metaflow_pipes.executor_config import executor_config_in
 
 if TYPE_CHECKING:
     from dagster import EnvVar
@@ -72,6 +73,8 @@ class DagsterCompiler:
         partition_range: Two parameters, which get the first and the last key of a run that makes several partitions.
         package: Whether the flow's code package is stored in its datastore, from which workers without the flow file
             fetch it; by default with any datastore but the local one.
+        executor_config: Fields of the executor's config, as defaults of what a run config has for it: a mapping, or the
+            path of a YAML or JSON file.
         authorize: The production token of the deployment that this one replaces, if another user has made it.
         generate_new_token: Whether to move the flow to a new production token, and so to a new namespace.
         new_token: The production token to move the flow to.
@@ -117,6 +120,7 @@ class DagsterCompiler:
         partition_format: str | None = None,
         partition_range: Sequence[str] = (),
         package: bool | None = None,
+        executor_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         authorize: str | None = None,
         generate_new_token: bool = False,
         new_token: str | None = None,
@@ -155,6 +159,7 @@ class DagsterCompiler:
             partition_format=partition_format,
             partition_range=partition_range,
             package=package,
+            executor_config={} if executor_config is None else executor_config_in(executor_config),
         )
         check_options(options)
         check_list("decospecs", decospecs)

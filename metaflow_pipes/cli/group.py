@@ -80,6 +80,12 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     help="The job's executor: threads, multiprocess, in_process, or package.module:executor_def.",
 )
 @click.option(
+    "--executor-config",
+    default=None,
+    metavar="FILE",
+    help="A YAML or JSON file, or JSON, with fields of the executor's config: the defaults of the runs.",
+)
+@click.option(
     "--warm",
     default="metaflow",
     show_default=True,
@@ -266,6 +272,7 @@ def create(
     step_env: tuple[str, ...],
     max_workers: int | None,
     executor: str,
+    executor_config: str | None,
     warm: str,
     log_level: str,
     translator: str | None,
@@ -307,6 +314,7 @@ def create(
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name
     from metaflow_pipes.deployment.production_tokens import TokenOptions
+    from metaflow_pipes.executor_config import executor_config_in
     from metaflow_pipes.locations import program
 
     obj = context.obj
@@ -317,6 +325,7 @@ def create(
         step_env=parse_step_env(step_env),
         max_workers=max_workers,
         executor=executor,
+        executor_config={} if executor_config is None else executor_config_in(executor_config),
         warm=warm,
         log_level=log_level,
         translator=translator,

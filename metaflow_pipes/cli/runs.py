@@ -87,6 +87,13 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="How long this run may take. When that is over, its steps are ended, and it fails. "
                 "[default: that of the deployment]",
             ),
+            click.option(
+                "--executor-config",
+                default=None,
+                metavar="FILE",
+                help="A YAML or JSON file, or JSON, with fields of the executor's config, for this run. [default: that "
+                "of the deployment]",
+            ),
             definitions_file_option,
             click.option(
                 "--run-id-file", default=None, type=str, help="Write the ID of this run to the file specified."
@@ -185,6 +192,7 @@ class _Launch:
         decospecs: tuple[str, ...],
         user_namespace: str | None,
         workflow_timeout: int | None,
+        executor_config: str | None,
         definitions_file: str | None,
         run_id_file: str | None,
         wait: bool,
@@ -193,6 +201,7 @@ class _Launch:
         parameters: Mapping[str, Any] | None = None,
     ):
         from metaflow_pipes.deployment.lookup import deployment_of
+        from metaflow_pipes.executor_config import executor_config_in
         from metaflow_pipes.run_options import RunOptions
         from metaflow_pipes.runs.connect import connect
 
@@ -203,6 +212,7 @@ class _Launch:
         self._url = url
         self._deployer_attribute_file = deployer_attribute_file
         self._parameters = parameters or {}
+        self._executor_config = {} if executor_config is None else executor_config_in(executor_config)
         self._options = RunOptions(tags, decospecs, user_namespace, workflow_timeout)
         self._check_options()
         self.deployment = deployment_of(ctx, definitions_file=definitions_file)
@@ -252,6 +262,8 @@ class _Launch:
 
         tags = {**tags, **self._options.dagster_tags(self.deployment.tags)}
         config = run_config(self.deployment, values, partition)
+        if self._executor_config:
+            config["execution"] = {"config": self._executor_config}
         run = self.service.launch(self.deployment, config, tags, self._announce, partition)
         if self._wait:
             _wait(self._ctx.obj, self.service, run, _steps(self.deployment))

@@ -360,6 +360,7 @@ class JobOptions:
         partition_range: The parameters that get the first and the last key of a run of several partitions, or none.
         package: Whether the flow's code package is stored for workers without the flow file; None is with a datastore
             that other machines reach.
+        executor_config: Fields of the executor's config, as defaults of what a run config has for it.
     """
 
     name: str | None = None
@@ -389,6 +390,7 @@ class JobOptions:
     partition_format: str | None = None
     partition_range: Sequence[str] = ()
     package: bool | None = None
+    executor_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -408,11 +410,13 @@ class ExecutorModel:
         expression: The expression that makes it.
         imported: What that needs of the user's, or None.
         launches_pods: Whether it launches each op in a Kubernetes pod.
+        config: The defaults of its config.
     """
 
     expression: str
     imported: ImportModel | None = None
     launches_pods: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ MODULE_NAMES = frozenset(
         "trigger_sensor",
     }
     | {"collect", "fan_out", "flow_assets", "gather", "partitions_def_of", "regroup", "route", "run_step", "step_outs"}
+    | {"with_executor_config"}
 )
 
 

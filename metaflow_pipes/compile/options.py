@@ -18,6 +18,8 @@ from metaflow_pipes.names import WARM_STARTS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dagster import ExecutorDefinition
+
     from metaflow_pipes.compile.model import JobOptions
 
 
@@ -82,7 +84,7 @@ def check_options(options: JobOptions) -> None:
         )
     if options.priority is not None and abs(options.priority) > MAX_PRIORITY:
         raise CompileError(f"--priority is {options.priority}. Use a number from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
-    for option in ("schedule_parameters", "pools"):
+    for option in ("schedule_parameters", "pools", "executor_config"):
         value = getattr(options, option)
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise CompileError(f"{option} is {value!r}, but has to be a mapping of names to values.")
@@ -147,18 +149,28 @@ def executor_of(options: JobOptions, foreach_steps: Sequence[str] = ()) -> Execu
         arguments = [] if options.max_workers is None else [f"max_concurrent={options.max_workers}"]
         if options.warm != WARM_STARTS[0]:
             arguments.append(f'warm="{options.warm}"')
-        return ExecutorModel(expression=f"{options.executor}({', '.join(arguments)})")
+        if options.executor_config:
+            from metaflow_pipes.runtime import multiprocess, threads
+
+            _check_executor_config(options, {"threads": threads, "multiprocess": multiprocess}[options.executor]())
+        expression = f"{options.executor}({', '.join(arguments)})"
+        return ExecutorModel(expression, config=options.executor_config)
     if options.max_workers is not None:
         raise CompileError(
             f"--max-workers can't be used with --executor {options.executor}: it sets the limit of the "
             "threads and multiprocess executors. Configure another executor where it is defined."
         )
     if options.executor == "in_process":
-        return ExecutorModel(expression="dg.in_process_executor")
-    return _custom_executor(options.executor, foreach_steps)
+        if options.executor_config:
+            from dagster import in_process_executor
+
+            _check_executor_config(options, in_process_executor)
+        return ExecutorModel("dg.in_process_executor", config=options.executor_config)
+    return _custom_executor(options, foreach_steps)
 
 
-def _custom_executor(path: str, foreach_steps: Sequence[str]) -> ExecutorModel:
+def _custom_executor(options: JobOptions, foreach_steps: Sequence[str]) -> ExecutorModel:
+    path = options.executor
     if _IMPORT_PATH.fullmatch(path) is None:
         raise CompileError(
             f"--executor is {path!r}. Use threads, multiprocess, in_process, or the import path of an "
@@ -177,11 +189,23 @@ def _custom_executor(path: str, foreach_steps: Sequence[str]) -> ExecutorModel:
             "the run, and would leave out the items and what follows. Use threads, multiprocess, or another executor "
             "that resolves Dagster's dynamic outputs."
         )
+    if options.executor_config:
+        _check_executor_config(options, executor)
     from metaflow_pipes.runtime.executors.kubernetes import PACKAGE_OF_RUN_LAUNCHER, PACKAGES_WITH_PODS, package_of
 
     package = package_of(executor)
     expression = "on_kubernetes(custom_executor)" if package == PACKAGE_OF_RUN_LAUNCHER else "custom_executor"
-    return ExecutorModel(expression, imported, launches_pods=package in PACKAGES_WITH_PODS)
+    return ExecutorModel(expression, imported, package in PACKAGES_WITH_PODS, options.executor_config)
+
+
+def _check_executor_config(options: JobOptions, executor: ExecutorDefinition) -> None:
+    from metaflow_pipes.runtime.executors.configured import problems_of
+
+    problems = problems_of(executor, options.executor_config)
+    if problems:
+        raise CompileError(
+            f"--executor-config can't be the config of --executor {options.executor}:\n" + "\n".join(problems)
+        )
 
 
 def translator_of(options: JobOptions) -> ImportModel | None:

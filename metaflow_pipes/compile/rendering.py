@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metaflow_pipes.compile.model import (
         AutomationModel,
         CheckModel,
+        ExecutorModel,
         HelperModel,
         JobModel,
         OpModel,
@@ -69,6 +70,7 @@ def _template() -> jinja2.Template:
         flow_partitions=_flow_partitions,
         literal=literal,
         package=_package,
+        executor=_executor,
         parameter=_parameter,
         step=_step,
         decorator=_decorator,
@@ -197,6 +199,8 @@ def _imports(job: JobModel) -> str:
         *(helper.factory for helper in job.helpers),
         *(automation.factory for automation in job.automation),
     }
+    if job.executor.config:
+        names.add("with_executor_config")
     if job.flow.package is not None:
         names.add("CodePackage")
     if job.flow.parameters:
@@ -292,6 +296,14 @@ def _graph(job: JobModel) -> str:
     if job.flow.description:
         arguments.append(f"description={_flat(job.flow.description)}")
     return _call("@dg.graph", arguments, indent=0)
+
+
+def _executor(executor: ExecutorModel) -> str:
+    """The job's executor, with the defaults of its config."""
+    if not executor.config:
+        return executor.expression
+    arguments = [executor.expression, literal(dict(executor.config), indent=4)]
+    return _wrapped("with_executor_config(", arguments, ")", prefix=len("EXECUTOR = "))
 
 
 def _job(job: JobModel) -> str:

@@ -83,6 +83,12 @@ def credential_warnings(flow: FlowModel, options: JobOptions) -> Iterable[str]:
                 f"The step_env variable {name} looks like a credential, and its value is written into the "
                 f"definitions file, in METAFLOW_STEP_ENV. {advice.format(name=name)}"
             )
+    for key in _credential_keys("executor-config", options.executor_config):
+        yield (
+            f"--{key} looks like a credential, and its value is written into the definitions file, in EXECUTOR. To "
+            "keep it out, give the name of a variable of the run's environment that holds it, as Dagster takes it: "
+            "{env: NAME}."
+        )
     for step in flow.steps:
         for name, value in step.environment.items():
             if looks_like_credential(name, value):

@@ -14,6 +14,7 @@ from metaflow_pipes.runtime.automation.notifications import notification_sensor
 from metaflow_pipes.runtime.automation.schedules import flow_schedule
 from metaflow_pipes.runtime.client.client import MetaflowPipesClient
 from metaflow_pipes.runtime.code import CodePackage
+from metaflow_pipes.runtime.executors.configured import with_executor_config
 from metaflow_pipes.runtime.executors.kubernetes import on_kubernetes
 from metaflow_pipes.runtime.executors.multiprocess import multiprocess
 from metaflow_pipes.runtime.executors.threads import threads
@@ -68,6 +69,7 @@ __all__ = [
     "step_outs",
     "threads",
     "trigger_sensor",
+    "with_executor_config",
 ]
 
 

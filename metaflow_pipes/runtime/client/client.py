@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.assets.events import publisher
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
+from metaflow_pipes.runtime.client.run_watch import RunWatch
 from metaflow_pipes.runtime.step_process import StartedProcess, StepLaunch
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
 
     It differs from `dagster.PipesSubprocessClient` in three ways. The process is a session of its own and reads
     a pipe that this client holds, so that it notices the end of the op, whatever the reason. When the op is
-    interrupted, the process is asked to end, and killed if it doesn't. And the process's exit code is left to the
-    caller, because a task's outcome is what Metaflow's datastore says it is.
+    interrupted, or its run is over, the process is asked to end, and killed if it doesn't. And the process's exit code
+    is left to the caller, because a task's outcome is what Metaflow's datastore says it is.
 
     Args:
         env: Environment variables of all steps (`step_env`). A `dagster.EnvVar` is looked up in the environment of
@@ -103,8 +105,11 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
 
         Raises:
             dagster.Failure: A variable of the run's environment that `env` names is not set.
+            dagster.DagsterExecutionInterruptedError: The run is to end, or has ended.
         """
         environment = {**os.environ, **(base_env or {}), **resolved(self.env), **resolved(env or {})}
+        watch = RunWatch(context)
+        watch.check()
         # the events that the step publishes are not to wait for its end
         reader = MessageReader(publisher(context)) if type(self.message_reader) is MessageReader else None
         with (
@@ -125,7 +130,11 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             fork = _forking(context, thread, flow)
             if may_be_cloned and thread.cloners is not None and thread.cloners.clone(launch, fork, thread.waits_for):
                 return dg.PipesClientCompletedInvocation(session)
-            with self._supervised(launch, fork) as process, thread.waits_for(process):
+            with (
+                self._supervised(launch, fork) as process,
+                watch.ends(functools.partial(self._end, process)),
+                thread.waits_for(process),
+            ):
                 exit_code = process.wait()
             if exit_code < 0:
                 count = orphans.kill_orphans(process.pid, bootstrap)
