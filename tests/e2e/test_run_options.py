@@ -116,12 +116,16 @@ def test_deployed_flow_takes_the_options_by_their_names(flows, monkeypatch, tmp_
     flows.write("ready", "")
     flows.compile("flow.py")
     deployed = DeployedFlow.from_deployment("OptionsFlow", impl="dagster")
-    triggered = deployed.trigger(tags=["x"], decospecs=["card"], user_namespace="user:bob", workflow_timeout=600)
+    options = {"user_namespace": "user:bob", "workflow_timeout": 600, "executor_config": {"max_concurrent": 1}}
+    triggered = deployed.trigger(tags=["x"], decospecs=["card"], **options)
     triggered.wait_for_completion(timeout=120)
     assert triggered.status == "SUCCEEDED"
     assert "x" in triggered.run.user_tags
     assert triggered.run.data.namespace == "user:bob"
     assert len(get_cards(triggered.run["end"].task)) == 1
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        run = instance.get_run_by_id(triggered.dagster_run_id)
+    assert run.run_config["execution"] == {"config": {"max_concurrent": 1}}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,7 @@ def test_deployed_flow_takes_the_options_by_their_names(flows, monkeypatch, tmp_
     [
         ("--tag", "x" * 501, ["A tag can't be used"]),
         ("--workflow-timeout", "0", ["--workflow-timeout is 0"]),
+        ("--executor-config", "nope.yaml", ["--executor-config nope.yaml can't be read"]),
         ("--with", "nope", ["nope"]),
         ("--with", "card:nope=1", ["nope"]),
         ("--with", "Mutator", ["--with Mutator: @Mutator can't be given to one run"]),

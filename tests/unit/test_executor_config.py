@@ -92,6 +92,12 @@ def test_executor_whose_config_is_not_described_takes_any():
     assert resolved(with_executor_config(open_executor, {"depth": {"a": 1}}), {"b": 2}) == {"depth": {"a": 1}, "b": 2}
 
 
+def test_executor_that_is_one_of_several_keeps_the_one_that_is_given():
+    executor = with_executor_config(dg.multi_or_in_process_executor, {"multiprocess": {"max_concurrent": 2}})
+    assert resolved(executor)["multiprocess"]["max_concurrent"] == 2
+    assert list(resolved(executor, {"in_process": {}})) == ["in_process"]
+
+
 def test_problems_are_those_that_a_run_config_could_not_mend():
     assert problems_of(celery_executor, {"broker": {"env": "NOT_SET"}}) == []
     assert "unexpected config entry" in problems_of(celery_executor, {"url": "redis://"})[0]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # How often a step asks what has become of its run.
 ASK_SECONDS = 10
-# The modules of executors that end the ops of a run that is to end, since these are in the run's process or its children.
+# The modules of executors that end the ops of a run that is to end: those are in the run's process, or its children.
 INTERRUPTING = ("dagster.", "metaflow_pipes.runtime.executors.multiprocess", "metaflow_pipes.runtime.executors.threads")
 
 

@@ -29,22 +29,28 @@ def with_executor_config(executor: ExecutorDefinition, config: Mapping[str, Any]
 
 @functools.cache
 def _with_defaults(executor: ExecutorDefinition, config: str) -> ExecutorDefinition:
-    config_type: Any = executor.config_schema.config_type
+    return dg.ExecutorDefinition(
+        name=executor.name,
+        config_schema=_schema(executor.config_schema.config_type, json.loads(config)),
+        requirements=executor.get_requirements,
+        executor_creation_fn=executor.executor_creation_fn,
+        description=executor.description,
+    )
+
+
+def _schema(config_type: Any, config: Mapping[str, Any]) -> Any:
+    """A schema with other defaults."""
+    if isinstance(config_type, dg.Selector):
+        return dg.Field(config_type, default_value=config, is_required=False)
     fields: Mapping[str, Any] = getattr(config_type, "fields", {})
     defaults = {}
-    for name, value in json.loads(config).items():
+    for name, value in config.items():
         field = fields.get(name)
         described = None if field is None else field.description
         type_ = dg.Any if field is None else field.config_type
         defaults[name] = dg.Field(type_, default_value=value, is_required=False, description=described)
     schema = {**fields, **defaults}
-    return dg.ExecutorDefinition(
-        name=executor.name,
-        config_schema=schema if fields and fields.keys() >= defaults.keys() else dg.Permissive(schema),
-        requirements=executor.get_requirements,
-        executor_creation_fn=executor.executor_creation_fn,
-        description=executor.description,
-    )
+    return schema if fields and fields.keys() >= defaults.keys() else dg.Permissive(schema)
 
 
 def problems_of(executor: ExecutorDefinition, config: Mapping[str, Any]) -> list[str]:
