@@ -4,6 +4,7 @@
 # make ui        set up, and open the Dagster UI on the examples
 # make bench     set up, and run the benchmarks
 # make pictures  set up, and take the pictures of docs/images; needs Chromium
+# make docs      set up, and build the manual in build/site; make docs-serve shows it while you write
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,7 @@ COLD := tests/faults/test_processes.py tests/e2e/test_logs.py
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check static ui bench pictures clean
+.PHONY: demo test check static ui bench pictures docs docs-serve clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python examples/demo.py
@@ -55,6 +56,12 @@ bench: $(VENV)/installed
 pictures: $(VENV)/installed-dev
 	$(BIN)/pytest tests/ui --pictures
 
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/installed-docs
+	$(BIN)/mkdocs serve
+
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metaflow-pipes needs Python 3.10 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
@@ -70,6 +77,10 @@ $(VENV)/installed-ui: $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:
