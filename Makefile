@@ -44,7 +44,7 @@ ui: $(VENV)/installed-ui
 	mkdir -p .dagster_home
 	cp examples/dagster.yaml .dagster_home
 	cd examples && DAGSTER_HOME=$(CURDIR)/.dagster_home \
-		$(CURDIR)/$(BIN)/python -m dagster dev $(foreach flow,$(EXAMPLES),-f $(flow)flow_dagster.py) -f shop.py
+		$(CURDIR)/$(BIN)/python -m dagster dev -w workspace.yaml
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runs.py

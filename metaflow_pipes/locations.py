@@ -41,7 +41,12 @@ def fingerprint_of(path: Path) -> str:
 
 
 def staleness(
-    flow: str, flow_file: Path, fingerprint: str, definitions_file: str | os.PathLike[str], folder: Path
+    flow: str,
+    flow_file: Path,
+    fingerprint: str,
+    definitions_file: str | os.PathLike[str],
+    folder: Path,
+    compile_again: str | None = None,
 ) -> str | None:
     """Why a definitions file no longer fits its flow file, or None if it does.
 
@@ -51,18 +56,17 @@ def staleness(
         fingerprint: `sha256:` and the digest of the flow file when it was compiled.
         definitions_file: The path of the definitions file.
         folder: Where the flow was compiled.
+        compile_again: How it is compiled again, where that is not by `dagster create`.
     """
-    again = f"Compile the flow again: {_create_command(flow_file, definitions_file, folder)}"
+    again = f"Compile the flow again: {compile_again or _create_command(flow_file, definitions_file, folder)}"
     try:
         found = fingerprint_of(flow_file)
     except OSError as error:
         reason = "is gone" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
         return f"The file of the Metaflow flow {flow}, {flow_file}, {reason}. {again}"
     if fingerprint != found:
-        return (
-            f"The Metaflow flow {flow} in {flow_file} has changed since {definitions_file} was compiled from it. "
-            f"{again}"
-        )
+        compiled = "it was compiled" if compile_again else f"{definitions_file} was compiled from it"
+        return f"The Metaflow flow {flow} in {flow_file} has changed since {compiled}. {again}"
     return None
 
 

@@ -8,15 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import metaflow
 from warm_python import WarmPython
 
+from metaflow_pipes.compile import stages
 from metaflow_pipes.runtime.cloners import Cloners
 from metaflow_pipes.runtime.step_thread import StepThread, running
 from metaflow_pipes.runtime.warm import WarmProcesses
@@ -24,6 +27,8 @@ from metaflow_pipes.runtime.warm import WarmProcesses
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
+
+    import pytest
 
     from metaflow_pipes.names import WarmStart
 
@@ -36,6 +41,7 @@ NEED_NO_INTERPRETER = {
 }
 
 warm_python = WarmPython()
+_one_compiler = threading.Lock()
 
 
 @dataclass
@@ -134,6 +140,18 @@ class Project:
         """The Metaflow run of a Dagster run."""
         flow = result.job_def.tags["metaflow/flow"]
         return self.metaflow_run(flow, f"dagster-{result.run_id}")
+
+
+def compile_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what compiles flows from Python do so as `Project.metaflow` does, one after another."""
+
+    def run(command: Sequence[str], cwd: Path | None, **options: Any) -> subprocess.CompletedProcess[str]:
+        with _one_compiler:
+            finished = warm_python.run(command[1:], cwd or Path.cwd(), os.environ)
+        return finished or subprocess.run(command, cwd=cwd, **options)
+
+    names = {"run": run, "PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT}
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(**names))
 
 
 def path_with_python() -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.compile.model import FromRunEnvironment, JobModel, JobOptions
+from metaflow_pipes.compile.keywords import command_line_options, without_dagsters_types
+from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.compile.options import check_list, check_options, check_types, concurrent_runs
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.compile.stages import CompileRequest, compile_file
@@ -20,7 +19,11 @@ from metaflow_pipes.errors import CompileError
 from metaflow_pipes.executor_config import executor_config_in
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from dagster import EnvVar
+
+    from metaflow_pipes.compile.model import JobModel
 
 
 class CompileWarning(UserWarning):
@@ -135,7 +138,7 @@ class DagsterCompiler:
             name=name,
             tags=tags,
             namespace=namespace,
-            step_env=_without_dagsters_types(step_env or {}),
+            step_env=without_dagsters_types(step_env or {}),
             max_workers=max_workers,
             executor=executor,
             log_level=log_level,
@@ -175,7 +178,7 @@ class DagsterCompiler:
         self._request = CompileRequest(options, tuple(decospecs))
         self._tokens = TokenOptions(authorize, generate_new_token, new_token)
         self._python = python
-        self._top_level = _command_line_options(top_level)
+        self._top_level = command_line_options(top_level)
         self._compiled: JobModel | None = None
 
     def compile(self, definitions_file: str | os.PathLike[str] | None = None) -> str:
@@ -221,52 +224,3 @@ class DagsterCompiler:
         for message in self._compiled.warnings:
             warnings.warn(message, CompileWarning, stacklevel=3)
         return self._compiled
-
-
-def _without_dagsters_types(step_env: Mapping[str, str | EnvVar]) -> Mapping[str, str | FromRunEnvironment]:
-    """The variables, with this package's own type for references to the run's environment."""
-    if not isinstance(step_env, Mapping):
-        return step_env  # for `check_options` to refuse
-    # a lookup by name, since importing dagster costs a second, and who gives an EnvVar has done it
-    reference: Any = getattr(sys.modules.get("dagster"), "EnvVar", None)
-    return {
-        name: FromRunEnvironment(cast("EnvVar", value).env_var_name)
-        if reference and isinstance(value, reference)
-        else value
-        for name, value in step_env.items()
-    }
-
-
-def _command_line_options(options: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments as options of Metaflow's command line, as its Runner and Deployer take them."""
-    arguments: list[str] = []
-    for key, value in options.items():
-        option = f"--{'with' if key == 'decospecs' else key.replace('_', '-')}"
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            arguments += _flag(option, is_on=value)
-        elif isinstance(value, Mapping):
-            for name, item in value.items():
-                arguments += [option, name, _text(item)]
-        else:
-            for item in [value] if isinstance(value, (str, os.PathLike, int, float)) else value:
-                arguments += [option, *map(_text, item)] if isinstance(item, tuple) else [f"{option}={_text(item)}"]
-    return arguments
-
-
-def _flag(option: str, *, is_on: bool) -> list[str]:
-    if is_on:
-        return [option]
-    # of Metaflow's flags, these alone have a negative form and are on by default
-    return [f"--no-{option[2:]}"] if option == "--pylint" else []
-
-
-def _text(value: Any) -> str:
-    return (
-        json.dumps(value)
-        if isinstance(value, (dict, list))
-        else os.fspath(value)
-        if isinstance(value, os.PathLike)
-        else str(value)
-    )

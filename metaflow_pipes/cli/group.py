@@ -431,8 +431,9 @@ def list_jobs(obj: Any, of_all_flows: bool) -> None:
 def compile_(obj: Any, folder: str) -> None:
     """Compile the flow for `metaflow_pipes.compile.stages.compile_file`."""
     from metaflow_pipes.compile.stages import answer_request
+    from metaflow_pipes.deployment.deploy import with_first_token
 
-    answer_request(obj, folder)
+    answer_request(obj, folder, with_first_token)
 
 
 def _echo_automation(echo: Callable[..., None], job: JobModel) -> None:

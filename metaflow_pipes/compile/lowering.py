@@ -10,6 +10,7 @@ from metaflow_pipes.compile.automation.exit_hooks import exit_hook_sensors
 from metaflow_pipes.compile.automation.notifications import notification_sensors, without_secrets
 from metaflow_pipes.compile.automation.schedules import schedules_of
 from metaflow_pipes.compile.automation.triggers import trigger_sensors
+from metaflow_pipes.compile.deployed import as_deployed
 from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameters
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
@@ -48,7 +49,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     """
     check_options(options)
     options = replace(options, log_level=options.log_level.lower())
-    flow = with_asset_parameters(flow, options)
+    flow = with_asset_parameters(as_deployed(flow, options), options)
     dependencies = dependencies_of(flow, options)
     condition = condition_of(options)
     name = job_name(flow.name, flow.deployment_name, options.name, is_project=flow.is_project)

@@ -361,6 +361,11 @@ class JobOptions:
         package: Whether the flow's code package is stored for workers without the flow file; None is with a datastore
             that other machines reach.
         executor_config: Fields of the executor's config, as defaults of what a run config has for it.
+        parameter_defaults: For each parameter that has another default in this deployment, that default.
+        schedule: The schedule in place of the flow's `@schedule`; True is that of the flow, and False none.
+        triggers: The events in place of the flow's `@trigger` and `@trigger_on_finish`, all of which together start a
+            run; True is what the flow says, and False none. Of a single event that sets no parameters, the fields set
+            those of their names.
     """
 
     name: str | None = None
@@ -391,6 +396,9 @@ class JobOptions:
     partition_range: Sequence[str] = ()
     package: bool | None = None
     executor_config: Mapping[str, Any] = field(default_factory=dict)
+    parameter_defaults: Mapping[str, Any] = field(default_factory=dict)
+    schedule: ScheduleModel | bool = True
+    triggers: Sequence[EventModel] | bool = True
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def packaged(job: JobModel, state: Any) -> JobModel:
         included = {
             parameter.name: deploy_time_eval(parameter.kwargs["default"])
             for _, parameter in state.flow._get_parameters()
-            if isinstance(parameter, IncludeFile) and parameter.kwargs.get("default") is not None
+            if isinstance(parameter, IncludeFile)
+            and parameter.kwargs.get("default") is not None
+            and parameter.name not in job.options.parameter_defaults
         }
     except Exception as error:  # storages raise their own
         raise CompileError(

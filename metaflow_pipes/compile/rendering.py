@@ -32,28 +32,31 @@ if TYPE_CHECKING:
 LINE_LENGTH = 110
 
 
-def render(job: JobModel, definitions_file: Path) -> str:
+def render(job: JobModel, definitions_file: Path, moves: Path | None = None) -> str:
     """Write a job as Python source.
 
     Args:
         job: The job.
         definitions_file: The absolute path where the text will stand; paths near it become relative to it.
+        moves: The absolute path of a folder that moves as a whole, with the text and the flow; None if there is none.
 
     Returns:
         The source. The same job and path give the same text, by the same version of metaflow-pipes.
     """
     folder, root = definitions_file.parent, job.flow.datastore_root
+    near = (folder, Path(job.flow.file).parent, *([] if moves is None else [moves]))
     return _template().render(
         job=job,
         flow=job.flow,
         compiled_by=current_version(),
         options=job.options,
         folder=folder,
+        near=near,
         imports=_imports(job),
         definitions_name="".join(c if c.isprintable() else "?" for c in definitions_file.name),
         flow_file=_relative(job.flow.file, folder),
-        working_directory=_near(job, job.flow.working_directory, folder),
-        datastore_root=_near(job, root, folder) if job.flow.datastore == "local" else root,
+        working_directory=_near(job.flow.working_directory, folder, near),
+        datastore_root=_near(root, folder, near) if job.flow.datastore == "local" else root,
     )
 
 
@@ -91,10 +94,15 @@ def _relative(path: str, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _near(job: JobModel, path: str, folder: Path) -> str:
-    """A path inside the folder of the flow or of the definitions moves with them; any other is one fixed place."""
-    moves = any(Path(path).is_relative_to(near) for near in (folder, Path(job.flow.file).parent))
-    return _relative(path, folder) if moves else path
+def _near(path: str, folder: Path, near: Sequence[Path]) -> str:
+    """A path inside the folder of the flow or of the definitions moves with them; any other is one fixed place.
+
+    Args:
+        path: The absolute path.
+        folder: The folder of the definitions.
+        near: The folders that move with them, these two among them.
+    """
+    return _relative(path, folder) if any(Path(path).is_relative_to(each) for each in near) else path
 
 
 def _parameter(parameter: ParameterModel) -> str:
@@ -142,14 +150,14 @@ def _flow_partitions(partitions: PartitionsModel) -> str:
     return _wrapped("MetaflowPartitions(", arguments, ")", indent=4, prefix=len("partitions="))
 
 
-def _package(package: PackageModel, job: JobModel, folder: Path) -> str:
+def _package(package: PackageModel, job: JobModel, folder: Path, near: Sequence[Path]) -> str:
     """The `package` of `MetaflowFlow`."""
-    url = _near(job, package.url, folder) if job.flow.datastore == "local" else package.url
+    url = _near(package.url, folder, near) if job.flow.datastore == "local" else package.url
     arguments = [_flat(url), f"sha={_flat(package.sha)}", f"metadata={_flat(package.metadata)}"]
     return _wrapped("CodePackage(", arguments, ")", indent=4, prefix=len("package="))
 
 
-def _step(op: OpModel, job: JobModel, folder: Path) -> str:
+def _step(op: OpModel, job: JobModel, folder: Path, near: Sequence[Path]) -> str:
     """A step of `MetaflowFlow.steps`."""
     step = op.step
     is_elsewhere = step.source_file is not None and step.source_file != job.flow.file
@@ -161,7 +169,7 @@ def _step(op: OpModel, job: JobModel, folder: Path) -> str:
         ("collected_by", op.collected_by),
         ("items_of", op.items_of),
         ("code_version", step.code_version),
-        ("file", _near(job, step.source_file, folder) if is_elsewhere and step.source_file else None),
+        ("file", _near(step.source_file, folder, near) if is_elsewhere and step.source_file else None),
         ("line", step.source_line),
         ("description", step.description or None),
         ("pool", op.pool),

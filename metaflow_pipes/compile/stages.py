@@ -17,7 +17,7 @@ from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from metaflow_pipes.compile.model import JobModel, JobOptions
 
@@ -33,10 +33,12 @@ class CompileRequest:
     Attributes:
         options: The options of the job.
         decospecs: Decorators for every step, as in `run --with`.
+        with_first_token: Whether the job gets the production token of its first deployment, by who answers the request.
     """
 
     options: JobOptions
     decospecs: tuple[str, ...] = ()
+    with_first_token: bool = False
 
 
 def compile_flow(state: Any, request: CompileRequest) -> JobModel:
@@ -63,7 +65,11 @@ def compile_flow(state: Any, request: CompileRequest) -> JobModel:
 
 
 def compile_file(
-    python: str, flow_file: str | Path, top_level_options: Sequence[str], request: CompileRequest
+    python: str,
+    flow_file: str | Path,
+    top_level_options: Sequence[str],
+    request: CompileRequest,
+    folder: str | Path | None = None,
 ) -> JobModel:
     """Compile a flow in a process of its own, where nothing of it stays behind in this one.
 
@@ -72,15 +78,18 @@ def compile_file(
         flow_file: The flow file.
         top_level_options: Metaflow's options before its command.
         request: What is asked for.
+        folder: Where the flow is compiled, and its steps will run; None is the working directory.
 
     Raises:
         CompileError: As for `compile_flow`; or the flow can't be read, and the message has the process's output.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, REQUEST).write_bytes(pickle.dumps(request))
-        command = [python, str(flow_file), *top_level_options, "dagster", "compile", folder]
-        finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        answer_file = Path(folder, ANSWER)
+    with tempfile.TemporaryDirectory() as exchange:
+        Path(exchange, REQUEST).write_bytes(pickle.dumps(request))
+        command = [python, str(flow_file), *top_level_options, "dagster", "compile", exchange]
+        finished = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        answer_file = Path(exchange, ANSWER)
         if finished.returncode != 0 or not answer_file.is_file():
             raise CompileError(f"The flow in {flow_file} can't be read:\n{finished.stdout.strip()}")
         answer = pickle.loads(answer_file.read_bytes())  # noqa: S301 - our own process wrote it, in a private folder
@@ -89,12 +98,13 @@ def compile_file(
     return answer
 
 
-def answer_request(state: Any, folder: str) -> None:
+def answer_request(state: Any, folder: str, with_first_token: Callable[[JobModel], JobModel]) -> None:
     """The hidden command's part: compile the flow as another process asks in a folder.
 
     Args:
         state: Metaflow's `CliState`, as for `read_flow`.
         folder: The folder.
+        with_first_token: Gives a job the production token of its first deployment, if that is asked for.
 
     Raises:
         MetaflowException: As for `read_flow`; the other process shows what Metaflow prints of it.
@@ -102,6 +112,8 @@ def answer_request(state: Any, folder: str) -> None:
     request = pickle.loads(Path(folder, REQUEST).read_bytes())  # noqa: S301 - as above
     try:
         answer = compile_flow(state, request)
+        if request.with_first_token:
+            answer = with_first_token(answer)
     except CompileError as error:
         answer = error
     Path(folder, ANSWER).write_bytes(pickle.dumps(answer))

@@ -14,7 +14,7 @@ from metaflow_pipes.deployment.definitions_file import (
     read_deployment,
 )
 from metaflow_pipes.deployment.lookup import default_definitions_file
-from metaflow_pipes.deployment.production_tokens import resolve_token
+from metaflow_pipes.deployment.production_tokens import first_token, resolve_token
 from metaflow_pipes.deployment.registry import register
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.files import replacing
@@ -73,6 +73,11 @@ def with_token(job: JobModel, token: ProductionToken) -> JobModel:
     """The job with its production token among the settings of every step."""
     settings = {**job.flow.settings, PRODUCTION_TOKEN_SETTING: token.token}
     return replace(job, flow=replace(job.flow, settings=dict(sorted(settings.items()))))
+
+
+def with_first_token(job: JobModel) -> JobModel:
+    """The job with the production token of its first deployment, which is the same on each machine."""
+    return with_token(job, first_token(job))
 
 
 def write_definitions(job: JobModel, definitions_file: str | os.PathLike[str] | None = None) -> Path:

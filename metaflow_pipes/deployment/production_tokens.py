@@ -112,6 +112,14 @@ def resolve_token(job: JobModel, definitions_file: Path, options: TokenOptions) 
     return ProductionToken(token, prefix, is_new=token != before)
 
 
+def first_token(job: JobModel) -> ProductionToken:
+    """The production token of a job that nobody has deployed before; its name says which, so it is always the same."""
+    prefix = _prefix(job.name, job.flow.deployment_name if job.flow.is_project else None)
+    token = production_token.new_token(prefix, None)
+    assert token is not None
+    return ProductionToken(token, prefix, is_new=True)
+
+
 def check_authorized(
     deployment: Deployment, authorize: str | None, user: str | None = None, *, command: str, purpose: str
 ) -> None:

@@ -336,8 +336,7 @@ def _left_out(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRe
     run_id = parse_path(report.task_path)[0]
     return (
         f"The run that this one re-executes ended before these steps were done: {named(step_keys)}. With this "
-        f"executor, Dagster leaves them out. Go on with another run, by this command in {flow.folder}:\n"
-        f"{flow.resume_command(run_id)}"
+        f"executor, Dagster leaves them out. Go on with another run, by {flow.resume_advice(run_id)}"
     )
 
 

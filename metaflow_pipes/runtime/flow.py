@@ -19,6 +19,7 @@ from metaflow_pipes.locations import (
     run_folder,
     staleness,
 )
+from metaflow_pipes.names import ORIGIN_RUN_ID_TAG
 from metaflow_pipes.runtime.code import CodePackage, CodePlace, FlowCode
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class MetaflowFlow:
         depends_on: The assets of others that its first assets depend on, as `AssetKey.to_user_string` writes keys.
         automation: When Dagster materializes its assets by itself, as a whole; None is never.
         compiled_by: The version of metaflow-pipes that wrote the definitions file; None for release 0.1.
+        compile_again: How the flow is compiled again, where no definitions file is written by `dagster create`: an
+            entry of a `dg` project, or `load_flow_definitions`.
     """
 
     name: str
@@ -106,6 +109,7 @@ class MetaflowFlow:
     depends_on: Sequence[str] = ()
     automation: dg.AutomationCondition | None = None
     compiled_by: CompilerVersion | None = None
+    compile_again: str | None = None
 
     def __post_init__(self) -> None:
         problem = self.staleness()
@@ -203,7 +207,8 @@ class MetaflowFlow:
         """Why the definitions file no longer fits the flow file, or None if it does, or has the code package."""
         if self.package is not None:
             return None
-        return staleness(self.name, self.path, self.fingerprint, self.definitions_file, Path(self.folder))
+        folder = Path(self.folder)
+        return staleness(self.name, self.path, self.fingerprint, self.definitions_file, folder, self.compile_again)
 
     def pool(self, step: str) -> str | None:
         """The Dagster pool of a step's op, by its name; None if it has none.
@@ -324,12 +329,17 @@ class MetaflowFlow:
             top_level_args=self.top_level_args,
         )
 
-    def resume_command(self, run_id: str) -> str:
-        """The command line that goes on with a run where it ended, for the folder where the steps run.
+    def resume_advice(self, run_id: str) -> str:
+        """How to go on with a run where it ended: the end of a sentence.
 
         Args:
             run_id: The Metaflow run.
         """
+        if self.compile_again is not None:
+            return f"a new run of its job that has the tag {ORIGIN_RUN_ID_TAG}: {run_id}"
+        return f"this command in {self.folder}:\n{self._resume_command(run_id)}"
+
+    def _resume_command(self, run_id: str) -> str:
         file, definitions = (os.path.relpath(path, self.folder) for path in (self.path, self.definitions_file))
         origin = f"--origin-run-id={run_id}"
         return shlex.join(["python", file, "dagster", "resume", origin, f"--definitions-file={definitions}"])

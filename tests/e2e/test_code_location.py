@@ -11,7 +11,10 @@ import dagster as dg
 import pytest
 from support import Project, load
 
-from metaflow_pipes import DagsterCompiler
+from metaflow_pipes import DagsterCompiler, MetaflowFlowComponent
+from metaflow_pipes.component.component import Place
+from metaflow_pipes.component.state import CompiledFlow, state_of
+from metaflow_pipes.runtime import MetaflowFlowWarning, threads
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -159,3 +162,45 @@ def test_definition_names_begin_with_the_job(merged):
     job = merged.defs.resolve_job_def("NestedFlow")
     assert {"start", "fan_out_middle", "route_side", "end"} <= {node.name for node in job.nodes}
     assert all(node.definition.name == f"NestedFlow__{node.name}" for node in job.nodes)
+
+
+def test_twenty_entries_merge_with_a_project_of_other_resources(location):
+    flows, modules = location
+    entries = []
+    for module in modules:
+        entry = MetaflowFlowComponent(flow_file="nested.py", name=module)
+        compiled = state_of([CompiledFlow(module, (flows.folder / f"{module}.py").read_text())], digest="")
+        place = Place(module, flows.folder / "defs.yaml", flows.folder)
+        with pytest.warns(MetaflowFlowWarning, match=f"{module} has changed since its flows were compiled"):
+            entries.append(entry.definitions(compiled, place, "again"))
+    defs = dg.Definitions.merge(*entries, _dbt_like())
+    dg.Definitions.validate_loadable(defs)
+    assert len(defs.resolve_asset_graph().executable_asset_keys) > len(modules) * 2
+    keys = [dg.AssetKey(["model", "orders"]), dg.AssetKey(["FanFlow", "start"])]
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(asset_selection=keys)
+    assert {event.asset_key for event in result.get_asset_materialization_events()} == set(keys)
+    # whatever the executors of their jobs are
+    executors = {entry.executor for entry in entries}
+    assert executors == {threads()}
+
+
+class Dbt(dg.ConfigurableResource):
+    """As dagster-dbt's DbtCliResource."""
+
+    target: str
+
+
+def _dbt_like() -> dg.Definitions:
+    """A project as dagster-dbt makes it: several assets of one op, with a resource, beside an IO manager."""
+
+    @dg.multi_asset(
+        specs=[dg.AssetSpec(["model", "orders"], deps=["raw"]), dg.AssetSpec(["model", "customers"])],
+        can_subset=True,
+        name="nested",
+    )
+    def models(context, dbt: Dbt):
+        for key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key, metadata={"target": dbt.target})
+
+    resources = {"dbt": Dbt(target="dev"), "io_manager": dg.mem_io_manager}
+    return dg.Definitions(assets=[models], resources=resources)

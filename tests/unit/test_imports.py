@@ -30,8 +30,17 @@ def test_metaflows_side_does_not_import_dagster(code):
     assert not {"dagster", "jinja2", "metaflow_pipes.runtime", "metaflow_pipes.api.compiler"} & imported
 
 
-def test_definitions_files_do_not_import_metaflow():
-    assert "metaflow" not in _imported_by("import metaflow_pipes.runtime, metaflow_pipes.io")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import metaflow_pipes.runtime, metaflow_pipes.io",
+        # as Dagster looks for components in each code server, and as such are used
+        "import metaflow_pipes; [getattr(metaflow_pipes, name) for name in dir(metaflow_pipes)]",
+        "from metaflow_pipes import load_flow_definitions",
+    ],
+)
+def test_definitions_do_not_import_metaflow(code):
+    assert "metaflow" not in _imported_by(code)
 
 
 def test_supervisor_does_not_import_metaflow():

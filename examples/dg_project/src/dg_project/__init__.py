@@ -1,0 +1,1 @@
+"""A `dg` project with two flows and two plain assets."""

@@ -1,0 +1,1 @@
+"""What the project consists of: a folder or a file each."""
