@@ -79,6 +79,9 @@ SPLITS_METADATA = "num_splits"
 # How the threads executor starts the processes of steps: from one that has imported Metaflow, its default; from one
 # that has imported what the flow imports, as well; or each by itself.
 WarmStart = Literal["metaflow", "flow", "off"]
+# The decorator of Metaflow's that asks for a pod, and whose pod that is: that of the op, or one of a job of Metaflow's.
+KUBERNETES = "kubernetes"
+KUBERNETES_CHOICES = ("pod", "job")
 WARM_STARTS: tuple[WarmStart, ...] = get_args(WarmStart)
 
 # Where `dagster dev` opens the UI, unless it is told another port.

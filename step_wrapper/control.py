@@ -8,5 +8,7 @@ CLONES = b"c"
 STEP_STARTS = b"i"
 CODE_STARTS = b"s"
 CODE_ENDS = b"e"
+# The step's process is about to become another command, and waits for an answer.
+HANDS_OVER = b"h"
 STEP_ENDS = b"x"
 REPORTED = b"r"

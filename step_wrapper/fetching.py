@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The parts of a package that whoever runs this has: another version of them would break the steps.
-LEFT_OUT = (f"{wire.PACKAGED_MODULES}/metaflow/", f"{wire.PACKAGED_MODULES}/metaflow_extensions/")
+LEFT_OUT = tuple(f"{wire.PACKAGED_MODULES}/{name}/" for name in ("dagster_pipes", "metaflow", "metaflow_extensions"))
 
 
 class PackageError(Exception):

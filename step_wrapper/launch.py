@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from step_wrapper import wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dagster_pipes import PipesContext
 
 
@@ -23,7 +25,7 @@ class Launch(wire.Request):
     @property
     def metadata(self) -> str:
         """The type of the metadata provider."""
-        return next(iter(self._values("--metadata")), "local")
+        return self.option("--metadata") or "local"
 
     @property
     def tags(self) -> list[str]:
@@ -45,6 +47,20 @@ class Launch(wire.Request):
         """The task that holds the parameters of a new run, `run_id/_parameters/task_id`."""
         return self.input_paths[0]
 
+    @property
+    def user_code_retries(self) -> int:
+        """How many retries run the user's code."""
+        return int(self.option("--max-user-code-retries") or 0)
+
+    def option(self, name: str, arguments: Sequence[str] | None = None) -> str | None:
+        """The value of an option of Metaflow's `step` command, or None.
+
+        Args:
+            name: The option, with its hyphens.
+            arguments: The command's arguments, if not those of the request.
+        """
+        return next(iter(self._values(name, arguments)), None)
+
     def resuming(self, origin_run_id: str) -> Launch:
         """The attempt, now that it is known which run it resumes.
 
@@ -57,8 +73,9 @@ class Launch(wire.Request):
             command=[*self.command, f"--clone-run-id={origin_run_id}"],
         )
 
-    def _values(self, option: str) -> list[str]:
-        return [argument.partition("=")[2] for argument in self.command if argument.startswith(f"{option}=")]
+    def _values(self, option: str, arguments: Sequence[str] | None = None) -> list[str]:
+        given = self.command if arguments is None else arguments
+        return [argument.partition("=")[2] for argument in given if argument.startswith(f"{option}=")]
 
     @classmethod
     def from_pipes(cls, context: PipesContext) -> Launch:

@@ -26,6 +26,9 @@ PASS_ON_SECONDS = 5
 # How much of a log's end is read for a tail.
 TAIL_BYTES = 1 << 16
 STREAMS = ("stdout", "stderr")
+# The forms of a line of another log: as it is passed on, to which descriptor, as it is kept (None if it is kept
+# elsewhere), and whether that has a mark of Metaflow's log format.
+Translated = tuple[bytes, int, "bytes | None", bool]
 # Lines of the same time are ordered by their ids, so these count upwards; a new time starts them again.
 _IDS = [b"|%03d]" % number for number in range(1000)]
 
@@ -53,7 +56,17 @@ class StreamLog:
         self._file = os.fdopen(descriptor, "wb")
         self._is_in_line = False
         self._last_time = 0
+        self._translate: Callable[[bytes], Translated] | None = None
+        self._partial = b""
         os.set_blocking(pipe, False)
+
+    def translate(self, translate: Callable[[bytes], Translated]) -> None:
+        """From now on, pass on and keep each line in other forms than that in which it comes.
+
+        Args:
+            translate: Gives these forms of a line, which has no newline.
+        """
+        self._translate = translate
 
     def pump(self) -> int | None:
         """Take one chunk from the pipe, and return its size: 0 at the pipe's end, None if there is nothing now.
@@ -68,10 +81,25 @@ class StreamLog:
             return 0
         if len(chunk) > self._pipe_bytes // 2:
             self._enlarge_pipe()
-        self._pass_on(chunk)
+        if self._translate is None:
+            self._take(chunk)
+        else:
+            *lines, self._partial = (self._partial + chunk).split(b"\n")
+            self._take_translated(lines, self._translate)
+        return len(chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        self._pass_on(chunk, self._passes_to)
         with contextlib.suppress(OSError):
             self._keep(chunk)
-        return len(chunk)
+
+    def _take_translated(self, lines: list[bytes], translate: Callable[[bytes], Translated]) -> None:
+        for line in lines:
+            shown, passes_to, stored, is_marked = translate(line)
+            self._pass_on(shown + b"\n", passes_to)
+            if stored is not None:
+                with contextlib.suppress(OSError):
+                    (self._file.write if is_marked else self._keep)(stored + b"\n")
 
     def note(self, message: str) -> None:
         """Add a message of the supervisor's to what the step has written.
@@ -79,10 +107,7 @@ class StreamLog:
         Args:
             message: One line.
         """
-        chunk = b"\n" * self._is_in_line + _as_line(message)
-        self._pass_on(chunk)
-        with contextlib.suppress(OSError):
-            self._keep(chunk)
+        self._take(b"\n" * self._is_in_line + _as_line(message))
 
     def has_room_after(self, taken: int) -> bool:
         """Whether the step writes so little at a time that its pipe can be left alone for a moment.
@@ -100,6 +125,9 @@ class StreamLog:
         give_up_at = time.monotonic() + DRAIN_SECONDS
         while self.pump() and time.monotonic() < give_up_at:
             pass
+        if self._partial and self._translate is not None:
+            line, self._partial = self._partial, b""
+            self._take_translated([line], self._translate)
         self.flush()
 
     def flush(self) -> int:
@@ -114,14 +142,14 @@ class StreamLog:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _pass_on(self, chunk: bytes) -> None:
+    def _pass_on(self, chunk: bytes, passes_to: int) -> None:
         """Pass a chunk on, or drop what is left of it where nobody takes it.
 
         Whoever did not take the last one is not waited for, but gets what comes if they read again.
         """
         is_taken = True
         with contextlib.suppress(OSError):
-            is_taken = _write_within(self._passes_to, chunk, self._patience_seconds)
+            is_taken = _write_within(passes_to, chunk, self._patience_seconds)
         self._patience_seconds = PASS_ON_SECONDS if is_taken else 0
         if not is_taken and self._on_unread is not None:
             on_unread, self._on_unread = self._on_unread, None

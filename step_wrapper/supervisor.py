@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from step_wrapper import processes
-from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, REPORTED, STEP_ENDS, STEP_STARTS
+from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, HANDS_OVER, REPORTED, STEP_ENDS, STEP_STARTS
+from step_wrapper.handover import Handover
 from step_wrapper.log_saver import LogSaver
 from step_wrapper.logs import PASS_ON_SECONDS, STREAMS, StreamLog, log_path, say, tail
+from step_wrapper.remote import RemoteStep
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.outcome import Outcome
 from step_wrapper.variables import seconds_of
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from dagster_pipes import PipesContext
 
     from step_wrapper.launch import Launch
+    from step_wrapper.logs import Translated
 
 # What a step may do after SIGTERM before SIGKILL, in seconds.
 KILL_GRACE_SECONDS = 10
@@ -56,6 +59,8 @@ GATHER_SECONDS = 0.002
 # that comes before, no more than the time that the client then has (`TERMINATION_TIMEOUT_SECONDS` there).
 REPORT_SECONDS = 120
 TERMINATED_REPORT_SECONDS = 7
+# How much longer it may take if a job on another system is to be deleted first.
+DELETION_SECONDS = 8
 # The environment variables that change the former, and the time to clone.
 REPORT_VARIABLE = "METAFLOW_PIPES_REPORT_SECONDS"
 CLONE_VARIABLE = "METAFLOW_PIPES_CLONE_SECONDS"
@@ -101,7 +106,10 @@ class Supervisor:
         self._run_ends_at = math.inf if left is None else self._started + left
         self._ended_because: str | None = None
         self._is_terminated = False
+        self._is_run_ended = False
         self._own_work: _OwnWork | None = None
+        self._handover: Handover | None = None
+        self._remote: RemoteStep | None = None
         self._is_overdue = False
         self._gets_killed = False
         self._kills = 0
@@ -126,7 +134,8 @@ class Supervisor:
             for log in self._logs:
                 log.close()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for folder in (self._folder, *(self._handover.folders if self._handover else ())):
+                shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._context.close()
         processes.reap_all()
@@ -252,12 +261,33 @@ class Supervisor:
             self._limit(HEAD_START_SECONDS)
         elif message == CODE_ENDS:
             self._limit(OVERHEAD_SECONDS)
+        elif message == HANDS_OVER:
+            self._on_handover()
         elif message == STEP_ENDS:
             self._on_step_ends()
         elif message == REPORTED:
             self._is_reported = True
         else:
             self._selector.unregister(self._control)
+
+    def _on_handover(self) -> None:
+        """Take note that the step's process becomes another command, which tells nothing of the step's code."""
+        self._handover = Handover.read(self._folder)
+        if self._handover.system is None:
+            self._limit(OVERHEAD_SECONDS)
+        else:
+            # the time in queues does not count
+            self._deadline = None if self._ended_because is None else self._deadline
+            self._remote = RemoteStep(
+                self._handover.system,
+                self._handover.namespace,
+                self._context,
+                on_start=lambda: self._limit(OVERHEAD_SECONDS),
+            )
+            for log in self._logs:
+                log.translate(_translating(self._remote, is_error=log.name == "stderr"))
+        with contextlib.suppress(OSError):
+            self._control.sendall(b"\n")
 
     def _on_step_ends(self) -> None:
         self._log_saver.end()
@@ -287,10 +317,12 @@ class Supervisor:
         if not os.read(sys.stdin.fileno(), 4096):
             self._selector.unregister(sys.stdin.fileno())
             self._is_terminated = True
-            self._end("was ended, because the Dagster process that ran its op died", ORPHAN_GRACE_SECONDS)
+            # a job on another system is deleted within that time
+            grace_seconds = ORPHAN_GRACE_SECONDS if self._remote is None else KILL_GRACE_SECONDS
+            self._end("was ended, because the Dagster process that ran its op died", grace_seconds)
 
     def _on_termination(self, *_: object) -> None:
-        self._is_terminated = True
+        self._is_terminated = self._is_run_ended = True
         self._end("was terminated", KILL_GRACE_SECONDS)
 
     def _on_deadline(self) -> None:
@@ -309,6 +341,7 @@ class Supervisor:
 
     def _on_run_ends(self) -> None:
         self._run_ends_at = math.inf
+        self._is_run_ended = True
         limit = self._launch.run_limit_seconds
         self._end(f"was ended, because the run exceeded its time limit of {limit} s", KILL_GRACE_SECONDS)
 
@@ -329,6 +362,8 @@ class Supervisor:
     def _limit_report(self) -> None:
         """Set the time limit of storing and reporting, which begins now, also that of a step that was ended."""
         seconds = TERMINATED_REPORT_SECONDS if self._is_terminated else seconds_of(REPORT_VARIABLE, REPORT_SECONDS)
+        if self._remote is not None or self._launch.job is not None:
+            seconds += DELETION_SECONDS
         self._own_work = _OwnWork("has ended, but its logs and its outcome could not be stored and read", seconds)
         self._deadline = _after(seconds)
         # the run's limit is the step's, which has ended
@@ -346,7 +381,9 @@ class Supervisor:
         self._gets_killed = True
         self._deadline = _after(grace_seconds)
         self._log_saver.stop()
-        processes.send(processes.descendants(os.getpid()), signal.SIGTERM)
+        # Metaflow's commands that wait for a job delete it at the end of Python, which comes by SIGINT alone
+        is_remote = self._remote is not None and self._own_work is None
+        processes.send(processes.descendants(os.getpid()), signal.SIGINT if is_remote else signal.SIGTERM)
 
     # what happens at its end
 
@@ -394,9 +431,23 @@ class Supervisor:
             processes.die_with_parent()
             # storages clear up behind themselves
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-            from step_wrapper.report.report import report
+            if self._handover is None:
+                from step_wrapper.report.report import report
 
-            report(self._launch, self._context, outcome, self._folder)
+                report(self._launch, self._context, outcome, self._folder)
+            else:
+                from step_wrapper.report.handed_over import report_handed_over
+
+                job = None if self._remote is None else self._remote.job
+                report_handed_over(
+                    self._launch,
+                    self._context,
+                    outcome,
+                    self._folder,
+                    self._handover,
+                    job,
+                    is_run_ended=self._is_run_ended,
+                )
             code = 0
         except SystemExit:
             pass
@@ -423,6 +474,16 @@ class Supervisor:
         # without it, the op asks once more what is stored
         with contextlib.suppress(OSError):
             send(self._context, report)
+
+
+def _translating(remote: RemoteStep, *, is_error: bool) -> Callable[[bytes], Translated]:
+    """The function that translates a line of the command that waits for a job, which has come from one stream."""
+
+    def translate(line: bytes) -> Translated:
+        shown, is_of_stderr, stored, is_marked = remote.take(line, is_error=is_error)
+        return shown, 2 if is_of_stderr else 1, stored, is_marked
+
+    return translate
 
 
 def _after(seconds: float) -> float:

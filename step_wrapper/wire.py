@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional, TypedDict
 # launched it, for a flow that triggers flows, ends what its step leaves behind, but not this.
 RUN_WORKER_VARIABLE = "METAFLOW_PIPES_RUN_WORKER"
 # Counts up with each change of what is sent. Release 0.1, which is version 1, does not say it.
-VERSION = 3
+VERSION = 4
 # The Pipes extra that holds the request, and the key of the custom Pipes message that holds the report.
 REQUEST = "metaflow"
 REPORT = "metaflow_task"
@@ -20,6 +20,8 @@ REPORT = "metaflow_task"
 # longest message that the op takes is a bit longer.
 EVENT = "metaflow_event"
 MAX_EVENT_CHARACTERS = 900_000
+# The key of a custom Pipes message that holds the job on another system which runs the step.
+JOB = "metaflow_job"
 
 # Of a name's words, with spaces between them: those of which one is enough to say that the value is a secret, and those
 # with which the names of numbers begin or end. Compiled when they are first needed.
@@ -140,6 +142,22 @@ class OtherVersionError(Exception):
         )
 
 
+class Job(TypedDict):
+    """A job on another system that runs a step.
+
+    Attributes:
+        system: The group of Metaflow's commands that knows it: `kubernetes`, `batch` or an extension's.
+        namespace: The namespace of Kubernetes, or None.
+        id: Its id as Metaflow shows it, such as `pod t-1-abc`; None if it is not known yet.
+        url: Where it can be looked at, or None.
+    """
+
+    system: str
+    namespace: str | None
+    id: str | None
+    url: str | None
+
+
 class Search(NamedTuple):
     """Which run a run of selected steps clones the others from: the newest one in which they are done.
 
@@ -212,6 +230,9 @@ class Request(NamedTuple):
         run_seconds_left: How much of it is left when the supervisor starts, or None.
         triggers: The events that have triggered the run: `name`, `id`, `timestamp` and `type` of each; or none.
         blocking_checks: The asset checks of the step that let it fail if they do.
+        remote_env: Variables that a step on another system gets too, beside those of its `@environment`.
+        is_own_pod: Whether the op runs in a pod of its own, which is the one that `@kubernetes` asks for.
+        job: The job on another system that the attempt has left, if it is only to be reported; else None.
     """
 
     flow: str
@@ -240,6 +261,9 @@ class Request(NamedTuple):
     run_seconds_left: float | None
     triggers: list[dict[str, Any]]
     blocking_checks: list[str]
+    remote_env: dict[str, str]
+    is_own_pod: bool
+    job: Job | None
 
     @property
     def may_be_cloned(self) -> bool:
@@ -385,6 +409,26 @@ def report_in(message: Any) -> Report:
     if report["version"] != VERSION:
         raise OtherVersionError(report["version"])
     return report
+
+
+def job_message(job: Job) -> dict[str, Any]:
+    """The custom Pipes message that holds a job on another system."""
+    return {JOB: {"version": VERSION, **job}}
+
+
+def job_in(message: Any) -> Job | None:
+    """The job that a custom Pipes message holds; None if it holds none.
+
+    Args:
+        message: What `job_message` has made, or the step's code.
+    """
+    job = message.get(JOB) if isinstance(message, dict) else None
+    if not isinstance(job, dict) or job.get("version") != VERSION:
+        return None
+    values = [job.get(name) for name in ("system", "namespace", "id", "url")]
+    if not isinstance(values[0], str) or not all(value is None or isinstance(value, str) for value in values):
+        return None
+    return Job(system=values[0], namespace=values[1], id=values[2], url=values[3])
 
 
 def stamped(name: str, payload: Mapping[str, Any]) -> dict[str, Any]:

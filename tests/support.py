@@ -261,3 +261,14 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def supervisor() -> int:
+    """The supervisor of the one step that this process runs now."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            arguments = path.read_bytes().split(b"\0")
+            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"step_wrapper" in arguments and parent == os.getpid():
+                return int(path.parent.name)
+    raise AssertionError("no step runs")

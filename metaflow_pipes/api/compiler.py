@@ -44,6 +44,8 @@ class DagsterCompiler:
         namespace: The Metaflow namespace of the steps; by default that of the production token.
         step_env: Environment variables of all steps. A `dagster.EnvVar` is looked up in the run's environment when
             a step starts, and only its name is written into the file.
+        kubernetes: Where a step with `@kubernetes` runs: `pod` is the pod that the executor launches for its op, `job`
+            a job that Metaflow launches; by default `pod` if the executor launches pods.
         max_workers: How many steps run at the same time; by default as many as there are CPUs.
         executor: `threads`, `multiprocess`, `in_process`, or the import path `package.module:executor_def`.
         log_level: Which records of Python's `logging` in the steps appear in Dagster's event log, too: those of this
@@ -99,6 +101,7 @@ class DagsterCompiler:
         decospecs: Sequence[str] = (),
         namespace: str | None = None,
         step_env: Mapping[str, str | EnvVar] | None = None,
+        kubernetes: str | None = None,
         max_workers: int | None = None,
         executor: str = "threads",
         log_level: str = "warning",
@@ -139,6 +142,7 @@ class DagsterCompiler:
             tags=tags,
             namespace=namespace,
             step_env=without_dagsters_types(step_env or {}),
+            kubernetes=kubernetes,
             max_workers=max_workers,
             executor=executor,
             log_level=log_level,

@@ -101,6 +101,8 @@ class DagsterDeployer(DeployerImpl):
             The form in which the parameter gets the key of a time, as strftime takes it.
         partition_range : str, optional, default None
             `START_PARAMETER,END_PARAMETER`: they get the first and the last key of a run of several partitions.
+        kubernetes : str, optional, default None
+            Where a step with @kubernetes runs: in the `pod` of its op, or in a `job` of Metaflow's.
         log_level : str, optional, default "warning"
             Which records of Python's `logging` Dagster's event log has, too.
         translator : str, optional, default None

@@ -209,6 +209,13 @@ for command in (trigger, resume, status, list_runs, terminate, suspend, unsuspen
     help="The priority of the runs in Dagster's queue. [default: 0]",
 )
 @click.option(
+    "--kubernetes",
+    default=None,
+    metavar="[pod|job]",
+    help="Where a step with @kubernetes runs: pod is the pod that the executor launches for its op, job is a job that "
+    "Metaflow launches. [default: pod if the executor launches pods, else job]",
+)
+@click.option(
     "--depends-on",
     "depends_on",
     multiple=True,
@@ -270,6 +277,7 @@ def create(
     decospecs: tuple[str, ...],
     user_namespace: str | None,
     step_env: tuple[str, ...],
+    kubernetes: str | None,
     max_workers: int | None,
     executor: str,
     executor_config: str | None,
@@ -323,6 +331,7 @@ def create(
         tags=tags,
         namespace=user_namespace,
         step_env=parse_step_env(step_env),
+        kubernetes=kubernetes,
         max_workers=max_workers,
         executor=executor,
         executor_config={} if executor_config is None else executor_config_in(executor_config),
@@ -366,6 +375,7 @@ def create(
     echo(f"    {program('dagster')} job execute -f {shown} -j {job.name}")
     if job.flow.package is not None:
         echo(f"    Its code package, which workers without the flow file fetch: {job.flow.package.url}")
+    _echo_compute(echo, job)
     _echo_automation(echo, job)
     echo(f"Its runs are in the {'new ' if deployed.token.is_new else ''}Metaflow namespace {deployed.token.namespace}")
     if user_namespace is None:
@@ -434,6 +444,18 @@ def compile_(obj: Any, folder: str) -> None:
     from metaflow_pipes.deployment.deploy import with_first_token
 
     answer_request(obj, folder, with_first_token)
+
+
+def _echo_compute(echo: Callable[..., None], job: JobModel) -> None:
+    """Say where steps run that don't run here."""
+    from metaflow_pipes.names import KUBERNETES
+
+    for decorator, steps in job.steps_by_launcher().items():
+        where = (
+            "in the pods of their ops" if decorator == KUBERNETES and job.kubernetes == "pod" else "as jobs of its own"
+        )
+        advice = " (--kubernetes)" if decorator == KUBERNETES else ""
+        echo(f"    @{decorator}: steps {', '.join(steps)} run {where}{advice}.")
 
 
 def _echo_automation(echo: Callable[..., None], job: JobModel) -> None:

@@ -14,7 +14,7 @@ from metaflow_pipes.compile.deployed import as_deployed
 from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameters
 from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
-from metaflow_pipes.compile.options import check_options, check_pools, executor_of, translator_of
+from metaflow_pipes.compile.options import check_options, check_pools, executor_of, kubernetes_of, translator_of
 from metaflow_pipes.compile.partitions import partitions_of
 from metaflow_pipes.compile.pods import TAG as POD_TAG
 from metaflow_pipes.compile.pods import pod_config, pod_warnings
@@ -27,7 +27,7 @@ from metaflow_pipes.compile.warnings import (
     trigger_warnings,
 )
 from metaflow_pipes.compile.wiring import wire
-from metaflow_pipes.names import FLOW_TAG, MAX_RUNTIME_TAG, PRIORITY_TAG
+from metaflow_pipes.names import FLOW_TAG, KUBERNETES, MAX_RUNTIME_TAG, PRIORITY_TAG
 from metaflow_pipes.run_options import shown_tags
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
     partitions = partitions_of(flow, options)
     wiring = wire(flow.steps, outputs, names, taken={name})
     executor = executor_of(options, [step.name for step in flow.steps if step.name in wiring.item_steps])
+    kubernetes = kubernetes_of(options, executor)
     return JobModel(
         name=name,
         function=name if is_free_identifier(name) else f"job_{name}",
@@ -71,7 +72,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         ops=tuple(
             replace(
                 _op(flow, step, name, names[step.name], outputs.get(step.name, {}), wiring),
-                tags=_op_tags(step, executor),
+                tags=_op_tags(step, executor, kubernetes),
                 pool=options.pools.get(step.name),
                 materialized_by=wiring.collectors.get(step.name),
                 depends_on=dependencies.get(step.name, ()),
@@ -81,6 +82,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
         helpers=wiring.helpers,
         statements=wiring.statements,
         executor=executor,
+        kubernetes=kubernetes,
         translator=translator_of(options),
         partitions=partitions,
         tags=_run_tags(flow, options),
@@ -99,7 +101,7 @@ def lower(flow: FlowModel, options: JobOptions) -> JobModel:
             *exit_hook_warnings(flow),
             *notification_warnings(options),
             *automation_warnings(flow, options),
-            *(pod_warnings(flow) if executor.launches_pods else ()),
+            *(pod_warnings(flow) if executor.launches_pods and kubernetes == "pod" else ()),
         ),
         depends_on=dependencies.get(None, ()),
         condition=condition,
@@ -166,8 +168,10 @@ def _run_tags(flow: FlowModel, options: JobOptions) -> dict[str, str]:
     return {FLOW_TAG: flow.name, **limit, **priority, **shown_tags(options.tags)}
 
 
-def _op_tags(step: StepModel, executor: ExecutorModel) -> dict[str, Any]:
+def _op_tags(step: StepModel, executor: ExecutorModel, kubernetes: str) -> dict[str, Any]:
     """The tags of an op: the resources that its step asks for, for people, and for its pod, if it has one."""
     shown = {f"metaflow/{resource}": amount for resource, amount in sorted(step.resources.items())}
-    pod = pod_config(step.compute) if executor.launches_pods else {}
+    # what waits for a job needs little itself
+    is_elsewhere = KUBERNETES in step.launchers and kubernetes == "job"
+    pod = pod_config(step.compute) if executor.launches_pods and not is_elsewhere else {}
     return {**shown, **({POD_TAG: pod} if pod else {})}

@@ -85,6 +85,7 @@ class StepModel:
         description: The docstring, or the empty string.
         environment: The merged `vars` of `@environment`.
         resources: The attributes of `@resources`, as strings.
+        launchers: The decorators that have the step launched on another system, or by another interpreter.
         compute: The attributes of `@kubernetes`, or else of `@resources`, that differ from the default.
         user_code_retries: How often the user's code runs again (`@retry`).
         error_retries: How many attempts follow once the user's code has failed (`@catch`).
@@ -105,6 +106,7 @@ class StepModel:
     description: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
+    launchers: tuple[str, ...] = ()
     compute: Mapping[str, Any] = field(default_factory=dict)
     user_code_retries: int = 0
     error_retries: int = 0
@@ -333,6 +335,7 @@ class JobOptions:
         tags: Metaflow tags of each run.
         namespace: The Metaflow namespace of the steps, or None for that of the production token.
         step_env: Environment variables of all steps.
+        kubernetes: Where a step with `@kubernetes` runs: `pod` or `job`, or None for the default of the executor.
         max_workers: How many steps run at the same time, or None for the executor's own default.
         executor: `threads`, `multiprocess`, `in_process` or `package.module:executor_def`.
         log_level: The lowest level of the steps' `logging` records that Dagster gets too: `debug`, `info`, `warning`,
@@ -372,6 +375,7 @@ class JobOptions:
     tags: Sequence[str] = ()
     namespace: str | None = None
     step_env: Mapping[str, str | FromRunEnvironment] = field(default_factory=dict)
+    kubernetes: str | None = None
     max_workers: int | None = None
     executor: str = "threads"
     log_level: str = "warning"
@@ -568,6 +572,7 @@ class JobModel:
         helpers: The other ops.
         statements: The job's body.
         executor: The job's executor.
+        kubernetes: Where a step with `@kubernetes` runs: in the `pod` of its op, or in a `job` of Metaflow's.
         translator: The user's translator, or None for the default one.
         partitions: The partitions of the job and the assets, or None.
         tags: The job's tags.
@@ -586,6 +591,7 @@ class JobModel:
     helpers: tuple[HelperModel, ...]
     statements: tuple[Call | Body, ...]
     executor: ExecutorModel
+    kubernetes: str
     translator: ImportModel | None
     partitions: PartitionsModel | None
     tags: Mapping[str, str]
@@ -594,6 +600,14 @@ class JobModel:
     warnings: tuple[str, ...]
     depends_on: tuple[str, ...] = ()
     condition: str | None = None
+
+    def steps_by_launcher(self) -> dict[str, list[str]]:
+        """For each decorator that has steps launched in another way, the names of these steps."""
+        found: dict[str, list[str]] = {}
+        for step in self.flow.steps:
+            for launcher in step.launchers:
+                found.setdefault(launcher, []).append(step.name)
+        return found
 
     @property
     def automation(self) -> tuple[AutomationModel, ...]:

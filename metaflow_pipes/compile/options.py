@@ -13,7 +13,7 @@ from metaflow_pipes.compile.automation.notifications import check_notifications
 from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
 from metaflow_pipes.compile.partitions import check_partition_options
 from metaflow_pipes.errors import CompileError
-from metaflow_pipes.names import WARM_STARTS
+from metaflow_pipes.names import KUBERNETES_CHOICES, WARM_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,6 +30,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "off")
 _TYPES = {
     "name": str,
     "namespace": str,
+    "kubernetes": str,
     "max_workers": int,
     "executor": str,
     "log_level": str,
@@ -68,6 +69,8 @@ def check_options(options: JobOptions) -> None:
             raise CompileError(f"{option} is None, but has to be of type str. Leave it out for the default.")
     check_tags(options.tags)
     _check_step_env(options.step_env)
+    if options.kubernetes not in (None, *KUBERNETES_CHOICES):
+        raise CompileError(f"--kubernetes is {options.kubernetes!r}. Use one of {', '.join(KUBERNETES_CHOICES)}.")
     if options.max_workers is not None and options.max_workers < 1:
         raise CompileError(f"--max-workers is {options.max_workers}, but at least one step must be able to run.")
     if options.log_level.lower() not in LOG_LEVELS:
@@ -206,6 +209,20 @@ def _check_executor_config(options: JobOptions, executor: ExecutorDefinition) ->
         raise CompileError(
             f"--executor-config can't be the config of --executor {options.executor}:\n" + "\n".join(problems)
         )
+
+
+def kubernetes_of(options: JobOptions, executor: ExecutorModel) -> str:
+    """Where a step with `@kubernetes` runs: in the `pod` of its op, or in a `job` that Metaflow launches.
+
+    Raises:
+        CompileError: It is to be the pod of its op, and the executor launches none.
+    """
+    if options.kubernetes == "pod" and not executor.launches_pods:
+        raise CompileError(
+            f"--kubernetes pod can't be used with --executor {options.executor}, which launches no pods. Use "
+            "--kubernetes job, or an executor that does, as dagster_k8s:k8s_job_executor."
+        )
+    return options.kubernetes or ("pod" if executor.launches_pods else "job")
 
 
 def translator_of(options: JobOptions) -> ImportModel | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster_pipes
 from metaflow.includefile import IncludeFile
 from metaflow.package import MetaflowPackage
 from metaflow.parameters import deploy_time_eval
@@ -16,6 +17,7 @@ from metaflow.parameters import deploy_time_eval
 from metaflow_pipes.compile.model import PackageModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.file_format import FIRST_LINE
+from step_wrapper.wire import PACKAGED_MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -68,6 +70,10 @@ class _Package(MetaflowPackage):
         for path, name in super()._user_code_tuples():
             if not _is_definitions_file(path):
                 yield path, name
+        # for steps on other systems, where nobody hears what they report, and nothing fails because of that
+        folder = Path(dagster_pipes.__file__).parent
+        for file in sorted(folder.rglob("*.py")):
+            yield str(file), f"{PACKAGED_MODULES}/{file.relative_to(folder.parent)}"
 
     @property
     def model(self) -> PackageModel:

@@ -19,6 +19,7 @@ from metaflow.decorators import (
     extract_step_decorator_from_decospec,
     flow_decorators,
 )
+from metaflow.exception import MetaflowException
 from metaflow.includefile import IncludeFile
 from metaflow.metaflow_config import DEFAULT_DECOSPECS, MAX_ATTEMPTS
 from metaflow.metaflow_config_funcs import config_values
@@ -92,8 +93,10 @@ SECRET_SETTINGS = frozenset(
 # How many hexadecimal digits tell the versions of a step's source apart.
 CODE_VERSION_LENGTH = 16
 
-# Decorators that hand the step to another system. Others that do so are found by their `runtime_step_cli` hook.
-REMOTE_DECORATORS = frozenset({"slurm", "nvidia", "nvct", "snowpark", "skypilot", "skypilot_step"})
+# The hooks by which a decorator has the step launched in another way.
+LAUNCH_HOOKS = ("runtime_step_cli", "runtime_step_cli_ctx")
+# Those of which it is known that they do not work.
+UNSUPPORTED_DECORATORS = frozenset({"conda", "pypi"})
 
 
 def has_mutators(state: Any, decospecs: Iterable[str]) -> bool:
@@ -196,7 +199,6 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
     state.graph = state.flow._graph
     for step in state.flow:
         for decorator in [d for d in step.decorators if id(d) not in known]:
-            _refuse_remote(state.flow.name, step.__name__, decorator, step.decorators)
             try:
                 decorator.external_init()
                 decorator.step_init(
@@ -215,8 +217,7 @@ def _add_decorators(state: Any, decospecs: tuple[str, ...]) -> None:
 
 def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
     node = state.graph[name]
-    for decorator in node.decorators:
-        _refuse_remote(state.flow.name, name, decorator, node.decorators)
+    launchers = _launchers(state, name, node.decorators)
     user_code_retries, error_retries = _retries(state.flow.name, name, node.decorators)
     code_version, source_file, source_line = _source(getattr(state.flow.__class__, name))
     return StepModel(
@@ -229,6 +230,7 @@ def _read_step(state: Any, name: str, region: tuple[str, ...]) -> StepModel:
         description=inspect.cleandoc(node.doc or ""),
         environment=_environment(state.flow.name, name, node.decorators),
         resources=_resources(node.decorators),
+        launchers=launchers,
         compute=read_compute(node.decorators),
         user_code_retries=user_code_retries,
         error_retries=error_retries,
@@ -272,23 +274,47 @@ def _regions(graph: Any) -> dict[str, tuple[str, ...]]:
     return regions
 
 
-def _refuse_remote(flow: str, step: str, decorator: Any, decorators: Iterable[Any]) -> None:
-    changes_launch = any(
-        getattr(type(decorator), hook, None) is not getattr(StepDecorator, hook, None)
-        for hook in ("runtime_step_cli", "runtime_step_cli_ctx")
+def changes_launch(decorator: Any) -> bool:
+    """Whether a decorator has the step launched by another command, in a process or on a system of its own."""
+    return not isinstance(decorator, (EnvironmentDecorator, ParallelDecorator)) and any(
+        getattr(type(decorator), hook, None) is not getattr(StepDecorator, hook, None) for hook in LAUNCH_HOOKS
     )
-    is_off = getattr(decorator, "disabled", False)
-    if decorator.name in REMOTE_DECORATORS or (
-        changes_launch and not is_off and not isinstance(decorator, (EnvironmentDecorator, ParallelDecorator))
-    ):
+
+
+def _launchers(state: Any, step: str, decorators: Iterable[Any]) -> tuple[str, ...]:
+    """The decorators that have a step launched in another way, all of which can be used.
+
+    Raises:
+        CompileError: They can't be used; names the decorator.
+    """
+    decorators = list(decorators)
+    names_of_launchers = []
+    for decorator in decorators:
+        if not changes_launch(decorator) or getattr(decorator, "disabled", False):
+            continue
         # Metaflow attaches a @conda for each @pypi, and the user has not written it
         names = {other.name for other in decorators if other.statically_defined}
         name = "pypi" if decorator.name == "conda" and "conda" not in names and "pypi" in names else decorator.name
-        raise CompileError(
-            f"Step *{step}* of flow *{flow}* has the decorator @{name}, which is not supported on "
-            "Dagster: it launches the step in an environment or on a system of its own, while metaflow-pipes "
-            "launches it in the Dagster run's. Remove the decorator to compile the flow."
-        )
+        where = f"Step *{step}* of flow *{state.flow.name}* has the decorator @{name}"
+        if name in UNSUPPORTED_DECORATORS:
+            raise CompileError(
+                f"{where}, which is not supported on Dagster: it launches the step in an environment of its own, while "
+                "metaflow-pipes launches it in the Dagster run's. Remove the decorator to compile the flow."
+            )
+        if any(isinstance(other, ParallelDecorator) for other in decorators):
+            raise CompileError(
+                f"{where} and starts parallel tasks (num_parallel), which is not supported on Dagster: the tasks of "
+                "several nodes belong to one remote job there. Remove the decorator, or run the tasks by a foreach."
+            )
+        try:
+            if decorator.package_init_ctx is not None:
+                decorator.package_init_ctx(step)
+            else:
+                decorator.package_init(state.flow, step, state.environment)
+        except MetaflowException as error:
+            raise CompileError(f"{where}, which can't be used here: {error}") from None
+        names_of_launchers.append(name)
+    return tuple(names_of_launchers)
 
 
 def _retries(flow: str, step: str, decorators: list[Any]) -> tuple[int, int]:

@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING, Any
 from metaflow.decorators import StepDecorator, extract_step_decorator_from_decospec
 from metaflow.user_decorators.user_step_decorator import StepMutator
 
-from metaflow_pipes.compile.reader import REMOTE_DECORATORS
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Decorators that the compiler turns into something of the op. Others that act on the launch of a step are found by
-# their hooks.
+# Decorators that the compiler turns into something of the op. Those that have the step launched elsewhere are asked
+# when it is launched.
 COMPILED_DECORATORS = frozenset({"catch", "conda", "environment", "parallel", "pypi", "resources", "retry", "timeout"})
-LAUNCH_HOOKS = (
-    "package_init",
-    "runtime_finished",
-    "runtime_init",
-    "runtime_step_cli",
-    "runtime_step_cli_ctx",
-    "runtime_task_created",
-    "step_task_retry_count",
-)
 
 
 def check_run_decospecs(decospecs: Iterable[str]) -> None:
@@ -52,6 +42,7 @@ def _acts_within_step(decorator: Any) -> bool:
     if not isinstance(decorator, StepDecorator):
         # a mutator may attach any other decorator
         return not isinstance(decorator, StepMutator)
-    if decorator.name in COMPILED_DECORATORS | REMOTE_DECORATORS:
-        return False
-    return all(getattr(type(decorator), hook, None) is getattr(StepDecorator, hook, None) for hook in LAUNCH_HOOKS)
+    retries = "step_task_retry_count"
+    return decorator.name not in COMPILED_DECORATORS and getattr(type(decorator), retries) is getattr(
+        StepDecorator, retries
+    )

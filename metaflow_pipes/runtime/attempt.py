@@ -29,7 +29,7 @@ from metaflow_pipes.runtime.assets.specs import asset_key_of
 from metaflow_pipes.runtime.assets.upstream import parameters_from_assets
 from metaflow_pipes.runtime.automation.run_triggers import link_to_triggers, triggers_of
 from metaflow_pipes.runtime.automation.schedules import system_tags
-from metaflow_pipes.runtime.client.client import exit_code_of, resolved, stderr_of
+from metaflow_pipes.runtime.client.client import exit_code_of, plain, resolved, stderr_of
 from metaflow_pipes.runtime.executors.reexecution import named, steps_left_out
 from metaflow_pipes.runtime.ids import (
     earlier_ids,
@@ -40,6 +40,7 @@ from metaflow_pipes.runtime.ids import (
     task_id_of,
 )
 from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
+from metaflow_pipes.runtime.remote import job_of, with_job
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
 from metaflow_pipes.runtime.run_options import inherited_tags, run_options_of
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.client.client import MetaflowPipesClient
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.report import TaskReport
-    from step_wrapper.wire import Resumption
+    from step_wrapper.wire import Job, Resumption
 
 # How many characters of input paths an event shows as they are.
 LONGEST_INPUT_PATHS = 500
@@ -124,13 +125,15 @@ def run_task(
         context, pipes, here, step, options, run_options, inputs, config, run_id, iteration, number, resumption
     )
     context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
-    report, exit_code, _ = task.launch()
+    report, exit_code, _, job = task.launch()
     if report is None:
         context.log.warning(
             f"No report of Metaflow task {task.pathspec} has arrived. What is stored of it is reported."
         )
-        report, exit_code, stderr = task.launch(ended_with=exit_code)
+        report, exit_code, stderr, _ = task.launch(ended_with=exit_code, job=job)
         report = report or no_report(task.pathspec, number, exit_code, stderr)
+    if job is not None:
+        report = replace(report, metadata=with_job(report.metadata, job))
     return _outcome(context, flow, run_options, report)
 
 
@@ -202,13 +205,19 @@ class _Attempt:
     def _mark(self) -> str:
         return reexecution_mark(self.context.run.run_id, self.run_id)
 
-    def launch(self, ended_with: int | None = None) -> tuple[TaskReport | None, int, str]:
-        """Run the wrapper to its end, and return its report, if there is one, its exit code, and its stderr, if kept.
+    def launch(
+        self, ended_with: int | None = None, job: Job | None = None
+    ) -> tuple[TaskReport | None, int, str, Job | None]:
+        """Run the wrapper to its end.
 
         Args:
             ended_with: The exit code of the process that has run the attempt, if it shall only be reported.
+            job: The job on another system that it has then left, or None.
+
+        Returns:
+            Its report, if there is one, its exit code, its stderr, if kept, and its job on another system, if any.
         """
-        request = self._request(ended_with)
+        request = self._request(ended_with, job)
         invocation = self.pipes.run(
             context=self.context,
             command=[sys.executable, "-m", "step_wrapper", self.pathspec],
@@ -235,9 +244,9 @@ class _Attempt:
             log_evaluation(self.context, evaluation)
         publish_rest(self.context, invocation.get_custom_messages())
         report = report_of(invocation, self.pathspec, self.number, own_key)
-        return report, exit_code_of(invocation), stderr_of(invocation)
+        return report, exit_code_of(invocation), stderr_of(invocation), job_of(invocation)
 
-    def _request(self, ended_with: int | None) -> Request:
+    def _request(self, ended_with: int | None, job: Job | None) -> Request:
         """The request to the wrapper."""
         flow, inputs, resumption = self.flow, self.inputs, self.resumption
         given = None if resumption is None else resumption.overridden_parameters
@@ -273,6 +282,9 @@ class _Attempt:
             run_seconds_left=None if limit_seconds is None else run_seconds_left(self.context, limit_seconds),
             triggers=triggers_of(self.context),
             blocking_checks=blocking_checks(flow, self.step),
+            remote_env=plain({**self.pipes.env, **flow.step_env}),
+            is_own_pod=flow.kubernetes == "pod",
+            job=job,
         )
 
 

@@ -71,6 +71,7 @@ class MetaflowFlow:
         partitions: The partitions of its job and its assets, and the parameters that they fill; None if it has none.
         log_level: The lowest level of the steps' `logging` records that Dagster's event log gets too: `DEBUG`, `INFO`,
             `WARNING`, `ERROR` or `CRITICAL`; None if it gets none.
+        kubernetes: Where a step with `@kubernetes` runs: in the `pod` of its op, or in a `job` that Metaflow launches.
         workflow_timeout_seconds: How long a run may take, from its start; None is without limit.
         deployment: With `@project`, the name of project, branch and flow; else None.
         job: The name that the user gave the job (`create --name`), or None.
@@ -101,6 +102,7 @@ class MetaflowFlow:
     parameters: Sequence[MetaflowParameter] = ()
     partitions: MetaflowPartitions | None = None
     log_level: str | None = "WARNING"
+    kubernetes: str = "job"
     workflow_timeout_seconds: int | None = None
     deployment: str | None = None
     job: str | None = None

@@ -177,7 +177,7 @@ class TaskReport:
             metadata["traceback"] = dg.MetadataValue.md(_code(self.failure.traceback))
         if self.failure.stderr:
             metadata["stderr"] = dg.MetadataValue.md(_code(self.failure.stderr))
-        return {**metadata, "logs": dg.MetadataValue.md(f"`{logs_command}`"), **self._identity()}
+        return {**metadata, "logs": dg.MetadataValue.md(f"`{logs_command}`"), **self.metadata, **self._identity()}
 
     def _identity(self) -> dict[str, dg.MetadataValue]:
         return {

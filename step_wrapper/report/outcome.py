@@ -53,6 +53,9 @@ class Outcome:
         is_timeout: Whether the exception is that of Metaflow's own `@timeout`.
         wrong_transition: How its transition differs from the graph, or None.
         unknown_because: Why it is not known whether the task is done; None if it is known.
+        traceback: The traceback of the exception, as far as it is known without the exception itself.
+        stderr: The end of its stderr; None if that is in its folder.
+        left_behind: Sentences about a job on another system that may go on; None if there is none.
     """
 
     exit_status: int
@@ -62,6 +65,9 @@ class Outcome:
     is_timeout: bool = False
     wrong_transition: str | None = None
     unknown_because: str | None = None
+    traceback: str = ""
+    stderr: str | None = None
+    left_behind: str | None = None
 
     @property
     def is_good(self) -> bool:
@@ -83,6 +89,10 @@ class Outcome:
             timeout_seconds: The limit of `@timeout`.
             last_error_line: The last line of its stderr, or the empty string.
         """
+        reason = self._reason(timeout_seconds, last_error_line)
+        return reason if self.left_behind is None else f"{reason}\n{self.left_behind}"
+
+    def _reason(self, timeout_seconds: int | None, last_error_line: str) -> str:
         if self.ended_because is not None:
             return self.ended_because
         if self.wrong_transition is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.metaflow_config import MAX_ATTEMPTS
-from metaflow.mflog import RUNTIME_LOG_SOURCE
+from metaflow.mflog import LOG_SOURCES, RUNTIME_LOG_SOURCE
 from metaflow.mflog.mflog import decorate, merge_logs
 
 from step_wrapper.logs import log_path, tail
@@ -17,12 +17,14 @@ from step_wrapper.report import exceptions
 from step_wrapper.report.checks import keep_results, send_results, stored_results, workers_results
 from step_wrapper.report.datastore import open_datastore, save_logs
 from step_wrapper.report.exceptions import cause_of_failure, described, shortened
+from step_wrapper.report.jobs import delete_left
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.report.outcome import Outcome, signal_name
 from step_wrapper.report.registration import register_attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dagster_pipes import PipesContext
@@ -54,7 +56,7 @@ def report(
         context: The open Pipes session.
         outcome: How its process ended.
         folder: The folder with its logs.
-        seen: What its own process has seen of it; None if that process has died.
+        seen: What its own process has seen of it; None if that process has died without being heard.
 
     Returns:
         Whether the task is done.
@@ -64,7 +66,7 @@ def report(
         draft.write(_failed(launch, outcome, folder, seen))
     try:
         datastore = open_datastore(launch)
-        stored = _attempt(datastore, launch)
+        stored = stored_attempt(datastore, launch)
         results = stored_results(stored) if seen is None else seen.checks
         if outcome.ended_because is None and _is_ok(stored):
             outcome = _with_transition(outcome, seen, stored)
@@ -94,18 +96,19 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
         context: The open Pipes session.
     """
     datastore = open_datastore(launch)
-    stored = _attempt(datastore, launch)
+    stored = stored_attempt(datastore, launch)
     if _is_ok(stored):
         facts = TaskFacts(launch, stored, 0.0, inherited=None, has_cards=True)
         _send_checks(context, datastore, facts, stored_results(stored))
         _send_done(context, facts)
         return True
-    logs = [log for _, log in stored.load_logs([RUNTIME_LOG_SOURCE], "stderr") if log]
-    lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
+    sources = [RUNTIME_LOG_SOURCE] if launch.job is None else LOG_SOURCES
+    stderr = stored_tail(stored, "stderr", sources)
     killed_by = -(launch.ended_with or 0)
     because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
-    outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because)
-    failure = _failure(launch, outcome, "\n".join(lines[-STDERR_LINES:]), None)
+    left = None if launch.job is None else delete_left(launch, context, launch.job)
+    outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because, left_behind=left)
+    failure = _failure(launch, outcome, stderr, None)
     send(context, failed(launch.task_id, 0.0, failure))
     return False
 
@@ -121,7 +124,7 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
     for task_id in launch.done_as:
         for attempt in reversed(range(MAX_ATTEMPTS)):
             done = launch._replace(task_id=task_id, attempt=attempt)
-            stored = _attempt(datastore, done)
+            stored = stored_attempt(datastore, done)
             if _is_ok(stored):
                 facts = TaskFacts(done, stored, 0.0, inherited=None, has_cards=True)
                 _send_checks(context, datastore, facts, stored_results(stored))
@@ -143,7 +146,8 @@ def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> Non
     for task in datastore.get_task_datastores(pathspecs=launch.input_paths):
         for name, key in task.items():
             inherited.setdefault(name, set()).add(key)
-    facts = TaskFacts(launch, _attempt(datastore, launch), None, inherited, has_cards=False, cloned_from=cloned_from)
+    stored = stored_attempt(datastore, launch)
+    facts = TaskFacts(launch, stored, None, inherited, has_cards=False, cloned_from=cloned_from)
     _, run_id, step, task_id = cloned_from.split("/")
     results = stored_results(datastore.get_task_datastore(run_id, step, task_id))
     keep_results(datastore, launch, results)
@@ -163,11 +167,29 @@ def report_refusal(launch: Launch, context: PipesContext, reason: str, *, allow_
     send(context, failed(launch.task_id, 0.0, failure_of(reason, allow_retries=allow_retries)))
 
 
-def _attempt(datastore: FlowDataStore, launch: Launch) -> Any:
-    """The datastore of an attempt, which may not exist or not have ended."""
+def stored_attempt(datastore: FlowDataStore, launch: Launch) -> Any:
+    """The datastore of an attempt, which may not exist or not have ended.
+
+    Args:
+        datastore: The flow's datastore.
+        launch: The attempt.
+    """
     return datastore.get_task_datastore(
         launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, allow_not_done=True
     )
+
+
+def stored_tail(stored: Any, stream: str, sources: Sequence[str]) -> str:
+    """The last lines of the log that is stored of an attempt.
+
+    Args:
+        stored: What the datastore holds of the attempt.
+        stream: `stdout` or `stderr`.
+        sources: The sources of the log that count (`metaflow.mflog.LOG_SOURCES`).
+    """
+    logs = [log for _, log in stored.load_logs(sources, stream) if log]
+    lines = [line.msg.decode(errors="replace") for line in merge_logs(logs)]
+    return "\n".join(lines[-STDERR_LINES:])
 
 
 def _report_metadata(context: PipesContext, facts: TaskFacts) -> None:
@@ -208,7 +230,8 @@ def _done(facts: TaskFacts, *, is_cached: bool = False) -> Report:
 
 
 def _failed(launch: Launch, outcome: Outcome, folder: Path, seen: Observations | None) -> Report:
-    failure = _failure(launch, outcome, tail(log_path(folder, "stderr"), STDERR_LINES), seen)
+    stderr = tail(log_path(folder, "stderr"), STDERR_LINES) if outcome.stderr is None else outcome.stderr
+    failure = _failure(launch, outcome, stderr, seen)
     return failed(launch.task_id, outcome.duration_seconds, failure)
 
 
@@ -291,7 +314,9 @@ def _failure(launch: Launch, outcome: Outcome, stderr: str, seen: Observations |
     error = None if seen is None else seen.exception
     return {
         "reason": shortened(outcome.reason(launch.timeout_seconds, last_line), MAX_REASON_CHARACTERS),
-        "traceback": "" if error is None else shortened(exceptions.user_traceback(error), MAX_TEXT_CHARACTERS),
+        "traceback": shortened(
+            outcome.traceback if error is None else exceptions.user_traceback(error), MAX_TEXT_CHARACTERS
+        ),
         "exception": None if error is None else exceptions.serialized(error),
         "stderr": shortened(stderr, MAX_TEXT_CHARACTERS),
         # as in `metaflow.runtime`, what no retry can mend

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_pipes import PipesEnvVarParamsLoader
 from metaflow.decorators import StepDecorator
+from metaflow.packaging_sys import ContentType
 from metaflow.unbounded_foreach import UBF_CONTROL
 
 from metaflow_extensions.metaflow_pipes.plugins import checks
+from metaflow_extensions.metaflow_pipes.plugins.given import PARAMETERS_VARIABLE, let_pipes_be_inert, pass_on_parameters
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
 from step_wrapper.step import events, garbage, running, triggers
-from step_wrapper.step.running import PARAMETERS_VARIABLE
+from step_wrapper.step.hooks import TRAMPOLINE_VARIABLE, changes_launch
 
 if TYPE_CHECKING:
     from step_wrapper.launch import Launch
     from step_wrapper.step.running import Index
+
+
+# The decorator that means the op's own pod, if that is one.
+KUBERNETES = "kubernetes"
 
 
 class DagsterInternalDecorator(StepDecorator):
@@ -47,9 +55,11 @@ class DagsterInternalDecorator(StepDecorator):
         if task is None:
             # a worker of num_parallel, maybe
             if PARAMETERS_VARIABLE in os.environ and step_name == graph.start_step:
-                from step_wrapper.step.resume import pass_on_parameters
-
                 pass_on_parameters(flow, flow_datastore, os.environ[PARAMETERS_VARIABLE])
+            if os.environ.get(TRAMPOLINE_VARIABLE):
+                from step_wrapper.step import trampoline
+
+                trampoline.prepare(decorators, flow_datastore)
             return
         if step_name != task.launch.step:
             return
@@ -67,6 +77,20 @@ class DagsterInternalDecorator(StepDecorator):
         if task.index is not None:
             _resume(flow, task, task.index, click_context)
             task.tell(STEP_STARTS)
+        if task.launch.is_own_pod:
+            decorators[:] = [decorator for decorator in decorators if decorator.name != KUBERNETES]
+        if any(map(changes_launch, decorators)):
+            from step_wrapper.step import launching
+
+            launching.ask_hooks_first(task, click_context)
+
+    def add_to_package(self) -> list[tuple[str, str, ContentType]]:
+        """The part of Dagster that the step's code may import, in a remote step as well."""
+        import dagster_pipes
+
+        folder = Path(dagster_pipes.__file__).parent
+        files = sorted(folder.rglob("*.py"))
+        return [(str(file), str(file.relative_to(folder.parent)), ContentType.CODE_CONTENT) for file in files]
 
     def task_pre_step(
         self,
@@ -87,6 +111,8 @@ class DagsterInternalDecorator(StepDecorator):
         task = running.current
         triggers.show(task, is_control=ubf_context == UBF_CONTROL)
         if task is None:
+            if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+                let_pipes_be_inert()
             return
         task.seen.next_steps = list(graph[step_name].out_funcs)
         task.seen.is_switch = graph[step_name].type == "split-switch"
@@ -183,7 +209,7 @@ def _resume(flow: Any, task: running.RunningTask, index: Index, context: Any) ->
         SystemExit: The step is cloned.
     """
     from step_wrapper.report.registration import register_dagster_run
-    from step_wrapper.step.resume import PARAMETERS_STEP, clone_task, pass_on_parameters
+    from step_wrapper.step.resume import PARAMETERS_STEP, clone_task
 
     launch, resumption = task.launch, task.launch.resumption
     if launch.init is not None:

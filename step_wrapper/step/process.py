@@ -56,7 +56,7 @@ def run_step(
         is_done = report_stored(launch, context)
         control.sendall(REPORTED)
         return 0 if is_done else 1
-    task = running.current = running.RunningTask(launch, control)
+    task = running.current = running.RunningTask(launch, control, folder)
     if launch.done_as:
         from step_wrapper.report.report import report_if_done
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from metaflow.clone_util import clone_task_helper
 
+from metaflow_extensions.metaflow_pipes.plugins.given import is_own, replace
 from step_wrapper.report.datastore import open_datastore
 from step_wrapper.step.origin import (
     PARAMETERS_STEP,
@@ -18,11 +18,9 @@ from step_wrapper.step.origin import (
     tasks_at_places,
     workers_of,
 )
-from step_wrapper.step.running import PARAMETERS_VARIABLE, Index
+from step_wrapper.step.running import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from step_wrapper.launch import Launch
     from step_wrapper.wire import Resumption
 
@@ -171,14 +169,7 @@ def _rename_workers(launch: Launch, datastore: Any, origin: Any, new_ids: dict[s
     paths = [f"{launch.run_id}/{launch.step}/{new_ids[path]}" for path in origin[WORKERS_ARTIFACT]]
     clone = datastore.get_task_datastore(launch.run_id, launch.step, launch.task_id, attempt=launch.attempt, mode="w")
     clone.save_artifacts([(WORKERS_ARTIFACT, paths)])
-    _replace(origin, clone, [WORKERS_ARTIFACT])
-
-
-def _replace(task: Any, other: Any, names: Iterable[str]) -> None:
-    """Take some artifacts of a task that has been read from another one."""
-    names = list(names)
-    task._objects = {**task._objects, **{name: other._objects[name] for name in names}}
-    task._info = {**task._info, **{name: other._info[name] for name in names}}
+    replace(origin, clone, [WORKERS_ARTIFACT])
 
 
 # parameters
@@ -223,40 +214,9 @@ def kept_parameters(flow: Any, resumption: Resumption, index: Index, datastore: 
     stored = datastore.get_task_datastore(resumption.origin_run_id, PARAMETERS_STEP, index.origin_parameters)
     values = {}
     for artifact, parameter in flow._get_parameters():
-        if artifact in stored and _is_own(parameter) and parameter.name not in resumption.overridden_parameters:
+        if artifact in stored and is_own(parameter) and parameter.name not in resumption.overridden_parameters:
             value = stored[artifact]
             if parameter.separator and isinstance(value, list):
                 value = parameter.separator.join(value)  # which `init` splits again
             values[parameter.name.replace("-", "_").lower()] = value
     return values
-
-
-def pass_on_parameters(flow: Any, datastore: Any, pathspec: str) -> None:
-    """Let a task that runs see the parameters of its run.
-
-    Metaflow takes them from the tasks before, and clones have those of the origin.
-
-    Args:
-        flow: The flow.
-        datastore: The flow's datastore, which from now on hands out the run's tasks with these parameters.
-        pathspec: The task that holds them, `Flow/run_id/_parameters/task_id`.
-    """
-    flow_name, run_id, step, task_id = pathspec.split("/")
-    if flow_name != flow.name:
-        return  # a flow that the step's code runs
-    os.environ[PARAMETERS_VARIABLE] = pathspec
-    get_task_datastore = datastore.get_task_datastore
-    parameters = get_task_datastore(run_id, step, task_id)
-    names = [name for name, parameter in flow._get_parameters() if name in parameters and _is_own(parameter)]
-
-    def with_parameters(of_run: str, *args: Any, **options: Any) -> Any:
-        task = get_task_datastore(of_run, *args, **options)
-        if of_run == run_id and task._mode == "r" and hasattr(task, "_objects"):
-            _replace(task, parameters, names)
-        return task
-
-    datastore.get_task_datastore = with_parameters
-
-
-def _is_own(parameter: Any) -> bool:
-    return not parameter.IS_CONFIG_PARAMETER

@@ -10,12 +10,10 @@ from step_wrapper.report.outcome import Observations
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from metaflow_extensions.metaflow_pipes.plugins.checks import TaskChecks
     from step_wrapper.launch import Launch
-
-# Tells the workers of `num_parallel` where the parameters of a resumed run are: `Flow/run_id/_parameters/task_id`.
-PARAMETERS_VARIABLE = "METAFLOW_PIPES_PARAMETERS"
 
 
 class Index(NamedTuple):
@@ -41,6 +39,7 @@ class RunningTask:
     Attributes:
         launch: The attempt.
         control: The socket to the supervisor.
+        folder: The attempt's private folder.
         index: What is known of the run that its run resumes; None if it resumes none.
         cloned_from: The pathspec of the task that it is a clone of, if it is one.
         checks: The results of its asset checks; None before its code starts.
@@ -49,6 +48,7 @@ class RunningTask:
 
     launch: Launch
     control: socket.socket
+    folder: Path
     index: Index | None = None
     cloned_from: str | None = None
     checks: TaskChecks | None = None

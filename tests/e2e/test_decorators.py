@@ -90,27 +90,18 @@ def test_namespace_reaches_the_steps(project):
     assert flows.run_of(result).data.seen == "production:abc"
 
 
-@pytest.mark.parametrize("what", ["@kubernetes", "@slurm"])
-def test_what_can_not_run_is_refused_by_name(project, what):
+def test_what_can_not_run_is_refused_by_name(project):
     flows: Project = project()
-    definition = ""
-    if what == "@slurm":
-        # a stand-in for an extension's decorator: only its name matters here
-        definition = (
-            "from metaflow.decorators import StepDecorator\n"
-            "class Slurm(StepDecorator):\n    name = 'slurm'\n\n"
-            "def slurm(f):\n    f.decorators.append(Slurm(statically_defined=True))\n    return f\n\n"
-        )
     flows.write(
         "flow.py",
-        f"from metaflow import FlowSpec, kubernetes, step\n{definition}"
-        f"class RefusedFlow(FlowSpec):\n    {what}\n    @step\n    def start(self):\n        self.next(self.end)\n"
+        "from metaflow import FlowSpec, kubernetes, parallel, step\n"
+        "class RefusedFlow(FlowSpec):\n    @step\n    def start(self):\n        self.next(self.work, num_parallel=2)\n"
+        "    @kubernetes\n    @parallel\n    @step\n    def work(self):\n        self.next(self.join)\n"
+        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n"
         "    @step\n    def end(self):\n        pass\n\n"
         "if __name__ == '__main__':\n    RefusedFlow()\n",
     )
-    top_level = ("--datastore", "s3", "--datastore-root", "s3://b/r") if what == "@kubernetes" else ()
+    top_level = ("--datastore", "s3", "--datastore-root", "s3://b/r")
     shown = flows.refuses("flow.py", "create", "defs.py", top_level=top_level)
-    assert "not supported" in shown
-    assert what.strip("@") in shown
-    assert "RefusedFlow" in shown
-    assert "Step start" in shown
+    assert "Step work of flow RefusedFlow has the decorator @kubernetes" in shown.replace("*", "")
+    assert "several nodes" in shown

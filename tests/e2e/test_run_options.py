@@ -142,7 +142,7 @@ def test_deployed_flow_takes_the_options_by_their_names(flows, monkeypatch, tmp_
             ("--with", name, [f"@{name} can't", f"`dagster create --with {name}`"])
             for name in ("catch", "environment", "resources", "timeout")
         ),
-        *(("--with", name, [f"@{name} can't"]) for name in ("batch", "conda", "kubernetes", "parallel", "pypi")),
+        *(("--with", name, [f"@{name} can't"]) for name in ("conda", "parallel", "pypi")),
     ],
 )
 def test_option_that_one_run_can_not_have_is_refused(shared, option, value, words):

@@ -50,6 +50,9 @@ def _request(resumption: wire.Resumption | None) -> wire.Request:
         run_seconds_left=None,
         triggers=[{"name": "data_ready", "id": "1", "timestamp": 1, "type": "event"}],
         blocking_checks=["enough_rows"],
+        remote_env={"PLAIN": "x"},
+        is_own_pod=False,
+        job=wire.Job(system="kubernetes", namespace="science", id="pod t-1", url=None),
     )
 
 

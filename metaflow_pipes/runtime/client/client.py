@@ -19,6 +19,7 @@ from metaflow_pipes.runtime.assets.events import publisher
 from metaflow_pipes.runtime.client import orphans
 from metaflow_pipes.runtime.client.messages import ContextInjector, MessageReader
 from metaflow_pipes.runtime.client.run_watch import RunWatch
+from metaflow_pipes.runtime.remote import noting_jobs
 from metaflow_pipes.runtime.step_process import StartedProcess, StepLaunch
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.step_process import StepProcess
     from metaflow_pipes.runtime.step_thread import StepThread
+    from step_wrapper.wire import Job
 
-# The supervisor gives the step 10 s to end itself, needs up to 6 s to end what it leaves behind, and gives up after 8 s
-# to store its logs and its outcome in a datastore that can't be reached. Usually it takes a moment.
-TERMINATION_TIMEOUT_SECONDS = 26
+# The supervisor gives the step 10 s to end itself, needs up to 6 s to end what it leaves behind, up to 8 s to delete a
+# job on another system, and gives up after 8 s to store its logs and its outcome in a datastore that can't be reached.
+# Usually it takes a moment.
+TERMINATION_TIMEOUT_SECONDS = 34
+# How long the process that waits for a job has to delete it when its supervisor was killed.
+JOB_END_SECONDS = 8
 
 # The entries of an invocation's metadata for an exit code that is not 0, and for stderr where that is kept.
 EXIT_CODE = "exit_code"
@@ -111,7 +116,9 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         watch = RunWatch(context)
         watch.check()
         # the events that the step publishes are not to wait for its end
-        reader = MessageReader(publisher(context)) if type(self.message_reader) is MessageReader else None
+        jobs: list[Job] = []
+        publish = noting_jobs(jobs, publisher(context))
+        reader = MessageReader(publish) if type(self.message_reader) is MessageReader else None
         with (
             _kept(keep_stderr) as kept,
             open_pipes_session(
@@ -137,7 +144,9 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             ):
                 exit_code = process.wait()
             if exit_code < 0:
-                count = orphans.kill_orphans(process.pid, bootstrap)
+                # the process that waits for a job deletes it when its supervisor dies
+                patience_seconds = JOB_END_SECONDS if jobs else 0
+                count = orphans.kill_orphans(process.pid, bootstrap, patience_seconds)
                 context.log.warning(
                     f"The supervisor of the step's process was killed by signal {-exit_code}"
                     + (f", and {count} process(es) that it left behind have been killed." if count else ".")
@@ -230,6 +239,11 @@ def _kept(keep_stderr: bool) -> Iterator[IO[bytes] | None]:
 def _end_of(file: IO[bytes]) -> str:
     file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_STDERR_BYTES))
     return file.read().decode(errors="replace").rstrip()
+
+
+def plain(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables without those that are looked up in the run's environment, which may be secrets."""
+    return {name: value for name, value in env.items() if not isinstance(value, dg.EnvVar)}
 
 
 def resolved(env: Mapping[str, str]) -> dict[str, str]:

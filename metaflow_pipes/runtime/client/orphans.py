@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from metaflow_pipes.process_stat import process_stat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+POLL_SECONDS = 0.1
 
 
 @functools.cache
@@ -36,7 +40,7 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def kill_orphans(session: int, environment: Mapping[str, str]) -> int:
+def kill_orphans(session: int, environment: Mapping[str, str], patience_seconds: float = 0) -> int:
     """Kill what a supervisor that was killed has left behind, and return how many processes that were (Linux only).
 
     They are in its session, or they have left that and can be told by their environment.
@@ -44,8 +48,12 @@ def kill_orphans(session: int, environment: Mapping[str, str]) -> int:
     Args:
         session: The process id of the supervisor, which led a session.
         environment: Variables that no other process has with these values.
+        patience_seconds: How long they have to end by themselves.
     """
     marks = [f"{name}={value}".encode() for name, value in environment.items()]
+    kill_at = time.monotonic() + patience_seconds
+    while time.monotonic() < kill_at and _orphans(session, marks):
+        time.sleep(POLL_SECONDS)
     killed: set[int] = set()
     while found := _orphans(session, marks) - killed:
         for pid in found:
