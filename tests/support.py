@@ -145,10 +145,12 @@ class Project:
 def compile_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what compiles flows from Python do so as `Project.metaflow` does, one after another."""
 
-    def run(command: Sequence[str], cwd: Path | None, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        command: Sequence[str], cwd: Path | None, env: Mapping[str, str], **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         with _one_compiler:
-            finished = warm_python.run(command[1:], cwd or Path.cwd(), os.environ)
-        return finished or subprocess.run(command, cwd=cwd, **options)
+            finished = warm_python.run(command[1:], cwd or Path.cwd(), env)
+        return finished or subprocess.run(command, cwd=cwd, env=env, **options)
 
     names = {"run": run, "PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT}
     monkeypatch.setattr(stages, "subprocess", SimpleNamespace(**names))

@@ -6,6 +6,7 @@ it, and leaves its answer there.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metaflow_pipes.compile.model import JobModel, JobOptions
 
@@ -70,6 +71,7 @@ def compile_file(
     top_level_options: Sequence[str],
     request: CompileRequest,
     folder: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> JobModel:
     """Compile a flow in a process of its own, where nothing of it stays behind in this one.
 
@@ -79,6 +81,7 @@ def compile_file(
         top_level_options: Metaflow's options before its command.
         request: What is asked for.
         folder: Where the flow is compiled, and its steps will run; None is the working directory.
+        environment: Variables for that, beyond those of this process.
 
     Raises:
         CompileError: As for `compile_flow`; or the flow can't be read, and the message has the process's output.
@@ -87,7 +90,13 @@ def compile_file(
         Path(exchange, REQUEST).write_bytes(pickle.dumps(request))
         command = [python, str(flow_file), *top_level_options, "dagster", "compile", exchange]
         finished = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         answer_file = Path(exchange, ANSWER)
         if finished.returncode != 0 or not answer_file.is_file():

@@ -50,7 +50,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
     ```yaml
     type: metaflow_pipes.MetaflowFlowComponent
 
-    Attributes:
+    attributes:  # those that the flow needs; only the first is required
       flow_file: "{{ context.project_root }}/flows/train_flow.py"
       step_env:
         API_KEY: "{{ env.API_KEY }}"
@@ -67,7 +67,10 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
 
-    _place = None  # no annotation: it is no attribute of an entry
+    # without annotations, since they are no attributes of an entry: its place, and why states could not be made anew in
+    # this process, which may load the definitions once more from what is stored
+    _place = None
+    _problems = {}  # noqa: RUF012
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -140,7 +143,14 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         """
         if self._place is None:
             self._place = Place(", ".join(self.patterns), project_root / "defs.yaml", project_root)
-        return await super().refresh_state(project_root)
+        key = (project_root, self.defs_state_config.key)
+        try:
+            version = await super().refresh_state(project_root)
+        except CompileError as error:
+            self._problems[key] = str(error)
+            raise
+        self._problems.pop(key, None)
+        return version
 
     def write_state_to_path(self, state_path: Path) -> None:
         """Compile the flows, each in a process of its own.
@@ -183,6 +193,9 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         """
         place = self._place = self._place or _place_of(context)
         again = f"{REFRESH}, or reload the project in dg dev"
+        problem = self._problems.get((place.project, self.defs_state_config.key))
+        if problem is not None:
+            raise CompileError(problem)
         if state_path is None:
             raise CompileError(f"The entry {place.name} has not been compiled. Compile it: {again}")
         return self.definitions(state_path.read_text(encoding="utf-8"), place, again)
@@ -244,9 +257,9 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
 
 def _place_of(context: dg.ComponentLoadContext) -> Place:
-    files = [context.path / "defs.yaml", context.path / "component.py"] if context.path.is_dir() else [context.path]
-    file = next((file for file in files if file.is_file()), files[0])
-    # of several entries in a file, Dagster knows each by its number
-    number: Any = getattr(context.component_loc, "instance_key", None)
-    name = context.component_loc.without_instance_key().get_display_key(context.defs_module_path)
-    return Place(f"{name}[{number}]" if number else name, file, context.project_root)
+    # of an entry in Python, the path is that of its file; of several entries in a file, each has a number or a name
+    path, which = context.path, getattr(context.component_loc, "instance_key", None)
+    file = path if path.is_file() else path / "defs.yaml"
+    folder = path.parent if path.name == "component.py" else path.with_suffix("")
+    name = folder.relative_to(context.defs_module_path).as_posix()
+    return Place(f"{name}[{which}]" if which not in (None, 0, "load") else name, file, context.project_root)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.errors import CompileError, DeploymentError
-from metaflow_pipes.runtime.flow import MetaflowFlowWarning
+from metaflow_pipes.runtime.flow import NO_USERS, USER_VARIABLES, MetaflowFlowWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Counts up when the state is written otherwise.
 STATE_FORMAT = 1
+# The Metaflow user of a project that is compiled where there is none.
+USER = "dagster"
 # How many flows of an entry are compiled at the same time.
 MAX_COMPILERS = 4
 
@@ -141,11 +143,17 @@ def _compiled(request: FlowsRequest, file: Path) -> tuple[CompiledFlow, Sequence
 
     asked = CompileRequest(request.options, request.decospecs, with_first_token=True)
     try:
-        job = compile_file(sys.executable, file, request.top_level, asked, request.folder)
+        job = compile_file(sys.executable, file, request.top_level, asked, request.folder, _user())
     except CompileError as error:
         return error
     text = render(job, request.beside / f"{job.name.lower()}_dagster.py", moves=request.folder)
     return CompiledFlow(job.name, text), job.warnings
+
+
+def _user() -> dict[str, str]:
+    """A user for Metaflow where the environment names none, as in a container, whose user is root."""
+    is_named = any(os.environ.get(variable, "") not in NO_USERS for variable in USER_VARIABLES)
+    return {} if is_named else {"METAFLOW_USER": USER}
 
 
 def read_state(state: str) -> tuple[list[CompiledFlow], str]:

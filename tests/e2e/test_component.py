@@ -198,6 +198,14 @@ def test_an_entry_is_a_job_and_assets_as_its_attributes_say(compiled):
     assert op.retry_policy == dg.RetryPolicy(max_retries=1, delay=6)
 
 
+def test_a_project_is_compiled_where_there_is_no_user(project, monkeypatch):
+    for variable in ("METAFLOW_USER", "USERNAME", "SUDO_USER"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("USER", "root")
+    project.load(in_dg=True)
+    assert 'user=\\"dagster\\"' in project.states()
+
+
 def test_nothing_secret_and_no_place_is_stored(compiled):
     states = compiled.states()
     assert 'dg.EnvVar(\\"PROJECT_KEY\\")' in states
@@ -252,6 +260,9 @@ def test_a_flow_that_does_not_compile_breaks_its_own_entry(project):
     assert "Step start specifies a self.next() transition to an unknown step, missing." in (broken.description or "")
     failed = dg.materialize([defs.get_assets_def(broken.key)], raise_on_error=False)
     assert not failed.success
+    # Dagster may load the definitions again, from what was stored before
+    with pytest.warns(MetaflowFlowWarning, match="(?s)The entry training can't be loaded.* unknown step, missing"):
+        project.load()
     with pytest.raises(Exception, match="building definitions for training") as caught:
         project.load(in_dg=True, validates=True)
     assert isinstance(caught.value.__cause__, CompileError)

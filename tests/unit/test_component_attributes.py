@@ -10,6 +10,7 @@ from typing import get_type_hints
 import click
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster.components.resolved.errors import ResolutionException
 from models import flow_model, step_model
@@ -33,8 +34,8 @@ from metaflow_pipes.component.state import STATE_FORMAT, find_flow_files, read_s
 from metaflow_pipes.component.translator import Selection
 
 
-def _entry(yaml: str) -> MetaflowFlowComponent:
-    return MetaflowFlowComponent.resolve_from_yaml(f"flow_file: flow.py\n{yaml}")
+def _entry(text: str) -> MetaflowFlowComponent:
+    return MetaflowFlowComponent.resolve_from_yaml(f"flow_file: flow.py\n{text}")
 
 
 def test_every_attribute_is_documented_and_has_a_schema():
@@ -59,10 +60,14 @@ def test_dagster_lists_the_component_with_its_documentation():
     spec = MetaflowFlowComponent.get_spec()
     assert spec.description is not None
     assert "--flow-file flows/train_flow.py" in spec.description
+    example = yaml.safe_load(spec.description.split("```")[1].removeprefix("yaml"))
+    assert example["type"] == "metaflow_pipes.MetaflowFlowComponent"
+    attributes = {name: value for name, value in example["attributes"].items() if name != "flow_file"}
+    assert _entry(yaml.safe_dump(attributes)).options().step_env == {"API_KEY": FromRunEnvironment("API_KEY")}
 
 
 @pytest.mark.parametrize(
-    ("yaml", "option", "value"),
+    ("text", "option", "value"),
     [
         ("", "schedule", True),
         ("schedule: auto", "schedule", True),
@@ -93,9 +98,9 @@ def test_dagster_lists_the_component_with_its_documentation():
         ("warm: flow", "warm", "flow"),
     ],
 )
-def test_attributes_are_options_of_the_compiler(yaml, option, value, monkeypatch):
+def test_attributes_are_options_of_the_compiler(text, option, value, monkeypatch):
     monkeypatch.setenv("API_KEY", "not to be looked up")
-    assert getattr(_entry(yaml).options(), option) == value
+    assert getattr(_entry(text).options(), option) == value
 
 
 def test_metaflows_options_come_before_its_command():
@@ -119,15 +124,15 @@ def test_retries_are_a_decorator_for_steps_that_have_none(retries, decospecs):
 
 
 @pytest.mark.parametrize(
-    ("yaml", "message"),
+    ("text", "message"),
     [
         ("step_env: {URL: 'https://{{ env.HOST }}/'}", "has to be the whole value: '{{ env.NAME }}'"),
         ("step_env: {URL: '{{ nothing }}'}", "'nothing' not found in scope"),
     ],
 )
-def test_step_env_refuses_what_it_would_have_to_write(yaml, message):
+def test_step_env_refuses_what_it_would_have_to_write(text, message):
     with pytest.raises(ResolutionException, match=message):
-        _entry(yaml)
+        _entry(text)
 
 
 def test_triggers_of_another_word_are_refused():
