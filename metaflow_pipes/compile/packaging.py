@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from metaflow_pipes.compile.model import JobModel, ParameterModel
 
 
+# How long it may take to build and store a package, before that is said, and from then on. Metaflow's own retries of a
+# server that can't be reached take more than an hour.
+SILENT_SECONDS = 5
+STORE_SECONDS = 300
+
+
 def packaged(job: JobModel, state: Any) -> JobModel:
     """A job whose flow has its code package, and the defaults of its files, stored in the datastore; if it asks for it.
 
@@ -51,8 +57,8 @@ def packaged(job: JobModel, state: Any) -> JobModel:
     except Exception as error:  # storages raise their own
         raise CompileError(
             f"The code package of flow *{flow.name}* can't be stored in the {flow.datastore} datastore "
-            f"{flow.datastore_root}: {str(error) or type(error).__name__}. Mend that; or compile the flow with "
-            "--no-package for workers that all have the flow file."
+            f"{flow.datastore_root}: {str(error) or type(error).__name__}. Look whether this machine reaches it, and "
+            "may write there; or compile the flow with --no-package for workers that all have the flow file."
         ) from None
     if Path(flow.file).name not in package.files:
         raise CompileError(
@@ -97,7 +103,12 @@ def _stored(state: Any) -> _Package:
         suffixes=state.package_suffixes,
         flow_datastore=state.flow_datastore,
     )
-    package.package_url()  # waits until it is stored
+    if package.package_url(timeout=SILENT_SECONDS) is None:
+        state.echo_always(
+            f"The code package is being stored in {state.flow_datastore.datastore_root} ...", no_bold=True
+        )
+        if package.package_url(timeout=STORE_SECONDS) is None:
+            raise TimeoutError(f"it has taken longer than {SILENT_SECONDS + STORE_SECONDS} s")
     return package
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # Debian's packages don't put the server's programs on the PATH.
 DEBIAN_FOLDERS = "usr/lib/postgresql/*/bin/initdb"
@@ -24,17 +25,45 @@ USERS = ("postgres", "nobody")
 SECONDS_TO_START = 60
 
 
-@dataclass(frozen=True)
+@dataclass
 class Postgres:
     """A server that runs.
 
     Attributes:
         url: Where its one database is.
         log: The file to which it writes, with a line for each connection.
+        start: Starts its process.
     """
 
     url: str
     log: Path
+    start: Callable[[], subprocess.Popen[bytes]]
+    _process: subprocess.Popen[bytes] | None = None
+
+    def restart(self) -> None:
+        """End it with all of its connections, as `pg_ctl restart -m fast`, unless it has not begun; and start it."""
+        self.stop()
+        starts = self._starts()
+        self._process = self.start()
+        give_up_at = time.monotonic() + SECONDS_TO_START
+        while self._starts() == starts:
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < give_up_at, self.log.read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _starts(self) -> int:
+        return self.log.read_text().count("ready to accept connections")
 
     def connection_count(self) -> int:
         """How many connections were ever made."""
@@ -76,28 +105,24 @@ def running_postgres() -> Iterator[Postgres]:
     settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
     settings |= {"log_connections": "on", "log_disconnections": "on"}
     options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", folder / "data", *options],
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            **as_user,
-        )
+    log.touch()
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [programs / "postgres", "-D", folder / "data", *options],
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                **as_user,
+            )
+
+    server = Postgres(f"postgresql://dagster@127.0.0.1:{port}/postgres", log, start)
     try:
-        give_up_at = time.monotonic() + SECONDS_TO_START
-        while "ready to accept connections" not in log.read_text():
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < give_up_at, log.read_text()
-            time.sleep(0.1)
-        yield Postgres(f"postgresql://dagster@127.0.0.1:{port}/postgres", log)
+        server.restart()
+        yield server
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -58,7 +58,7 @@ GONE, STOPPED = "atexit.register(break_server, 9)", "atexit.register(break_serve
 def test_attempt_fails_and_names_the_datastore(cut_off, capfd, body, reasons):
     flows: Project = cut_off
     flows.write("flow.py", _flow("print('last words', file=sys.stderr)", "sys.stderr.flush()", *body))
-    job = job_of(flows.compile("flow.py", top_level=S3))
+    job = job_of(flows.compile("flow.py", "--no-package", top_level=S3))
     started = time.monotonic()
     result = job.execute_in_process(raise_on_error=False)
     assert time.monotonic() - started < PATIENCE_SECONDS
@@ -83,7 +83,7 @@ def test_attempt_whose_report_is_lost_too_fails_when_what_is_stored_can_not_be_r
     )
     flows.write("flow.py", _flow(*lose_reports, STOPPED))
     started = time.monotonic()
-    result = execute(job_of(flows.compile("flow.py", top_level=S3)))
+    result = execute(job_of(flows.compile("flow.py", "--no-package", top_level=S3)))
     assert time.monotonic() - started < PATIENCE_SECONDS
     (failed,) = failures(result, "only")
     reason = "has ended, but its logs and its outcome could not be stored and read: " + SILENT
@@ -104,7 +104,7 @@ def test_resumed_run_fails_when_what_it_resumes_can_not_be_read(cut_off, fragile
         "    @step\n    def end(self):\n        raise ValueError('on purpose')\n\n"
         "if __name__ == '__main__':\n    ResumedFlow()\n",
     )
-    job = job_of(flows.compile("flow.py", top_level=S3))
+    job = job_of(flows.compile("flow.py", "--no-package", top_level=S3))
     origin = execute(job)
     assert "on purpose" in failure_description(failures(origin, "end")[0])
 
@@ -137,7 +137,7 @@ def test_step_that_is_terminated_ends_before_it_is_killed(cut_off, tmp_path):
             "time.sleep(300)",
         ),
     )
-    definitions = flows.compile("flow.py", top_level=S3)
+    definitions = flows.compile("flow.py", "--no-package", top_level=S3)
     home = tmp_path / "home"
     home.mkdir()
     process = subprocess.Popen(

@@ -7,6 +7,7 @@ import json
 import dagster as dg
 import pytest
 from dagster_celery import celery_executor
+from dagster_k8s import k8s_job_executor
 from models import flow_model, step_model
 
 from metaflow_pipes.compile.lowering import lower
@@ -14,7 +15,7 @@ from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.executor_config import executor_config_in
-from metaflow_pipes.runtime import threads, with_executor_config
+from metaflow_pipes.runtime import on_kubernetes, threads, with_executor_config
 from metaflow_pipes.runtime.executors.configured import problems_of
 
 
@@ -115,6 +116,13 @@ def test_file_gives_the_executor_its_config(tmp_path):
     text = rendered(tmp_path, max_workers=3, executor_config={"max_concurrent": 2})
     assert 'EXECUTOR = with_executor_config(threads(max_concurrent=3), {"max_concurrent": 2})\n' in text
     assert resolved(with_executor_config(threads(3), {"max_concurrent": 2}))["max_concurrent"] == 2
+
+
+def test_executor_of_pods_gets_its_config(tmp_path):
+    text = rendered(tmp_path, executor="dagster_k8s:k8s_job_executor", executor_config={"job_namespace": "flows"})
+    assert 'EXECUTOR = with_executor_config(on_kubernetes(custom_executor), {"job_namespace": "flows"})\n' in text
+    executor = with_executor_config(on_kubernetes(k8s_job_executor), {"job_namespace": "flows"})
+    assert resolved(executor)["job_namespace"] == "flows"
 
 
 def test_config_that_the_executor_does_not_take_is_refused(tmp_path):
