@@ -13,10 +13,13 @@ from metaflow.plugins import DATASTORES
 from step_wrapper.logs import STREAMS, log_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from step_wrapper.launch import Launch
+
+# As many tasks as Metaflow reads one by one (`metaflow.task`); more are read side by side.
+MOST_SINGLE_READS = 4
 
 
 def open_datastore(launch: Launch, metadata: Any = None) -> FlowDataStore:
@@ -39,7 +42,57 @@ def datastore_of(flow: str, datastore: str, root: str, metadata: Any = None) -> 
         metadata: As for `open_datastore`.
     """
     storage = next(storage for storage in DATASTORES if datastore == storage.TYPE)
-    return FlowDataStore(flow, metadata=metadata, storage_impl=storage, ds_root=root)
+    opened = FlowDataStore(flow, metadata=metadata, storage_impl=storage, ds_root=root)
+    spare_processes(opened)
+    return opened
+
+
+def spare_processes(datastore: FlowDataStore) -> None:
+    """Let a datastore on S3 use threads where Metaflow starts processes, which takes longer than what they do."""
+    if datastore.TYPE == "s3":
+        from step_wrapper.report.s3 import use_threads
+
+        use_threads(datastore)
+
+
+def done_attempt(datastore: FlowDataStore, run_id: str, step: str, task_id: str, attempt: int) -> Any:
+    """What a datastore holds of an attempt that is known to be done (`metaflow.datastore.TaskDataStore`).
+
+    Metaflow asks a datastore first which attempts there are, and whether the last one is done: four requests in place
+    of one.
+
+    Args:
+        datastore: The flow's datastore.
+        run_id: The run.
+        step: The step's name.
+        task_id: The task.
+        attempt: The attempt.
+    """
+    unread: Any = datastore.get_task_datastore(run_id, step, task_id, attempt=attempt, data_metadata={})
+    name = unread.METADATA_DATA_SUFFIX
+    return datastore.get_task_datastore(
+        run_id, step, task_id, attempt=attempt, data_metadata=unread.load_metadata([name])[name]
+    )
+
+
+def inputs_of(datastore: FlowDataStore, paths: Sequence[str]) -> dict[str, set[str]]:
+    """The artifacts of the tasks that a task takes: each name with the keys of its values.
+
+    Args:
+        datastore: The flow's datastore.
+        paths: The tasks, each `run_id/step/task_id`.
+    """
+    if len(paths) > MOST_SINGLE_READS:
+        tasks = datastore.get_task_datastores(pathspecs=paths)
+    else:
+        # else each is asked for all attempts that it could have
+        ids = [path.split("/") for path in paths]
+        tasks = [datastore.get_task_datastore(run_id, step, task_id) for run_id, step, task_id in ids]
+    artifacts: dict[str, set[str]] = {}
+    for task in tasks:
+        for name, key in task.items():
+            artifacts.setdefault(name, set()).add(key)
+    return artifacts
 
 
 def save_logs(datastore: FlowDataStore, launch: Launch, folder: Path, sizes: Mapping[str, int] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,18 @@ class Observations:
     inherited: dict[str, set[str]] = field(default_factory=dict)
     exception: BaseException | None = None
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Clone(NamedTuple):
+    """The task of another run that a task is a clone of.
+
+    Attributes:
+        pathspec: Its pathspec.
+        stored: What the datastore holds of it, and of the clone (`metaflow.datastore.TaskDataStore`).
+    """
+
+    pathspec: str
+    stored: Any
 
 
 @dataclass(frozen=True)

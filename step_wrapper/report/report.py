@@ -15,7 +15,7 @@ from metaflow.mflog.mflog import decorate, merge_logs
 from step_wrapper.logs import log_path, tail
 from step_wrapper.report import exceptions
 from step_wrapper.report.checks import keep_results, send_results, stored_results, workers_results
-from step_wrapper.report.datastore import open_datastore, save_logs
+from step_wrapper.report.datastore import inputs_of, open_datastore, save_logs
 from step_wrapper.report.exceptions import cause_of_failure, described, shortened
 from step_wrapper.report.jobs import delete_left
 from step_wrapper.report.message import Draft, failed, failure_of, send
@@ -24,7 +24,7 @@ from step_wrapper.report.outcome import Outcome, signal_name
 from step_wrapper.report.registration import register_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dagster_pipes import PipesContext
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from step_wrapper.launch import Launch
     from step_wrapper.report.checks import Results
-    from step_wrapper.report.outcome import Observations
+    from step_wrapper.report.outcome import Clone, Observations
     from step_wrapper.wire import Failure, Report
 
 # How many lines of stderr go along with a failure.
@@ -133,23 +133,27 @@ def report_if_done(launch: Launch, context: PipesContext) -> bool:
     return False
 
 
-def report_clone(launch: Launch, context: PipesContext, cloned_from: str) -> None:
+def report_clone(
+    launch: Launch,
+    context: PipesContext,
+    clone: Clone,
+    datastore: FlowDataStore,
+    inherited: Mapping[str, set[str]] | None = None,
+) -> None:
     """Report a task that has been cloned.
 
     Args:
         launch: The attempt that would have run.
         context: The open Pipes session.
-        cloned_from: The pathspec of the task that it is a clone of.
+        clone: The task that it is a clone of.
+        datastore: The flow's datastore.
+        inherited: The artifacts of its input tasks, if they are known (`inputs_of`).
     """
-    datastore = open_datastore(launch)
-    inherited: dict[str, set[str]] = {}
-    for task in datastore.get_task_datastores(pathspecs=launch.input_paths):
-        for name, key in task.items():
-            inherited.setdefault(name, set()).add(key)
-    stored = stored_attempt(datastore, launch)
-    facts = TaskFacts(launch, stored, None, inherited, has_cards=False, cloned_from=cloned_from)
-    _, run_id, step, task_id = cloned_from.split("/")
-    results = stored_results(datastore.get_task_datastore(run_id, step, task_id))
+    if inherited is None:
+        inherited = inputs_of(datastore, launch.input_paths)
+    # what is stored of the clone is the same
+    facts = TaskFacts(launch, clone.stored, None, inherited, has_cards=False, cloned_from=clone.pathspec)
+    results = stored_results(clone.stored)
     keep_results(datastore, launch, results)
     _send_checks(context, datastore, facts, results)
     _send_done(context, facts)

@@ -65,9 +65,11 @@ class DagsterInternalDecorator(StepDecorator):
             return
         from metaflow._vendor import click
 
+        from step_wrapper.report.datastore import spare_processes
         from step_wrapper.report.registration import limit_requests
 
         click_context: Any = click.get_current_context()
+        spare_processes(click_context.obj.flow_datastore)
         limit_requests(click_context.obj.metadata)
         click_context.obj.metadata.add_sticky_tags(sys_tags=task.launch.all_system_tags)
         if task.index is not None:
@@ -213,8 +215,8 @@ def _resume(flow: Any, task: running.RunningTask, index: Index, context: Any) ->
 
     launch, resumption = task.launch, task.launch.resumption
     if launch.init is not None:
-        task.cloned_from = clone_task(launch, index, context.obj.flow_datastore, context.obj.metadata)
-        if task.cloned_from is not None:
+        task.clone = clone_task(launch, index, context.obj.flow_datastore, context.obj.metadata)
+        if task.clone is not None:
             register_dagster_run(launch, context.obj.metadata)
             raise SystemExit(0)
     elif resumption is not None and resumption.overridden_parameters:

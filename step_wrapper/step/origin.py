@@ -29,18 +29,16 @@ def place(indices: Iterable[int | None], iteration: int | None) -> str:
     return ",".join(map(str, indices)) + ("" if iteration is None else f"/{iteration}")
 
 
-def tasks_at_places(
-    launch: Launch, run_id: str, metadata: Any, steps: Sequence[str] | None = None
-) -> dict[tuple[str, str], Any]:
+def tasks_at_places(launch: Launch, run_id: str, metadata: Any, steps: Sequence[str]) -> dict[tuple[str, str], Any]:
     """The tasks of a run that are done, by their steps and places; and the task of its parameters.
 
     Args:
         launch: The attempt that asks.
         run_id: The run.
         metadata: The metadata provider.
-        steps: The steps to read; None is all of them.
+        steps: The steps to read.
     """
-    names = None if steps is None else [PARAMETERS_STEP, *steps]
+    names = [PARAMETERS_STEP, *steps]
     tasks = TaskDataStoreSet(
         open_datastore(launch), run_id, steps=names, prefetch_data_artifacts=PREFETCH_DATA_ARTIFACTS
     )

@@ -32,7 +32,10 @@ _MODULES = (
 _TAKING_OPTIONS = ("metaflow.cli", "metaflow.cli_components")
 # The modules of Metaflow's storages and their clients, by the type of the datastore.
 _STORAGES = {
-    "s3": ("boto3", "metaflow.plugins.datastores.s3_storage", "metaflow.plugins.datatools.s3"),
+    "s3": (
+        *("boto3", "metaflow.plugins.datastores.s3_storage", "metaflow.plugins.datatools.s3", "step_wrapper.report.s3"),
+        "concurrent.futures.thread",
+    ),
     "azure": ("metaflow.plugins.datastores.azure_storage",),
     "gs": ("metaflow.plugins.datastores.gs_storage",),
     "local": ("metaflow.plugins.datastores.local_storage",),

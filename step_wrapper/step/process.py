@@ -89,10 +89,11 @@ def run_step(
     # whatever the step's code has made of this signal; storages clear up behind themselves
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
+    from step_wrapper.report.datastore import open_datastore
     from step_wrapper.report.report import report, report_clone
 
-    if task.cloned_from is not None:
-        report_clone(launch, context, task.cloned_from)
+    if task.clone is not None:
+        report_clone(launch, context, task.clone, open_datastore(launch))
         task.tell(REPORTED)
         return 0
     outcome = Outcome(
@@ -134,8 +135,9 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
             launch = task.launch = launch.resuming(task.index.origin_run_id)
         if launch.init is not None:
             return None
-        cloned_from = clone_task(launch, task.index, open_datastore(launch, metadata), metadata)
-        if cloned_from is None:
+        datastore = open_datastore(launch, metadata)
+        clone = clone_task(launch, task.index, datastore, metadata)
+        if clone is None:
             return None
         register_dagster_run(launch, metadata)
     except CannotResumeError as error:
@@ -146,7 +148,7 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
         reason = f"could not use what run {resumption.origin_run_id} has stored: {described(error)}"
         report_refusal(launch, context, reason, allow_retries=True)
         return False
-    report_clone(launch, context, cloned_from)
+    report_clone(launch, context, clone, datastore)
     return True
 
 

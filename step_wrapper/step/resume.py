@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from metaflow.clone_util import clone_task_helper
 
 from metaflow_extensions.metaflow_pipes.plugins.given import is_own, replace
-from step_wrapper.report.datastore import open_datastore
+from step_wrapper.report.datastore import done_attempt, open_datastore
+from step_wrapper.report.outcome import Clone
 from step_wrapper.step.origin import (
     PARAMETERS_STEP,
     WORKERS_ARTIFACT,
@@ -44,7 +45,8 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
     """
     datastore = open_datastore(launch)
     if resumption.search is None:
-        origin_run_id, latest = resumption.origin_run_id, tasks_at_places(launch, resumption.origin_run_id, metadata)
+        origin_run_id = resumption.origin_run_id
+        latest = tasks_at_places(launch, origin_run_id, metadata, resumption.steps_to_clone)
     else:
         origin_run_id, latest = newest_origin(launch, resumption, resumption.search, metadata)
     if (PARAMETERS_STEP, "") not in latest:
@@ -52,10 +54,10 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
             f"can't resume run {origin_run_id}: flow {launch.flow} has no such run in the {launch.datastore} "
             f"datastore {launch.datastore_root}"
         )
-    shards: dict[str, dict[str, str]] = {step: {} for step in resumption.steps_to_clone}
+    shards: dict[str, dict[str, tuple[str, int]]] = {step: {} for step in resumption.steps_to_clone}
     for (step, at), task in latest.items():
         if step in shards:
-            shards[step][at] = task.task_id
+            shards[step][at] = task.task_id, task.attempt
     header = {
         "origin_run_id": origin_run_id,
         "origin_parameters": latest[PARAMETERS_STEP, ""].task_id,
@@ -66,13 +68,17 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
     )
 
 
-def read_index(launch: Launch) -> Index:
+def read_index(launch: Launch, datastore: Any = None) -> Index:
     """The index that the start step has stored of the origin, as far as it is about the step of an attempt.
+
+    Args:
+        launch: The attempt.
+        datastore: The flow's datastore, if it is open already.
 
     Raises:
         CannotResumeError: It has stored nothing.
     """
-    stored = _index_task(open_datastore(launch), launch.run_id, "r").load_metadata(
+    stored = _index_task(datastore or open_datastore(launch), launch.run_id, "r").load_metadata(
         [INDEX, _shard(launch.step)], add_attempt=False
     )
     if stored[INDEX] is None:
@@ -96,7 +102,7 @@ def _shard(step: str) -> str:
 # cloning
 
 
-def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> str | None:
+def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> Clone | None:
     """Clone the origin's task at the place of an attempt, and the workers that it started, if it is done.
 
     Args:
@@ -106,7 +112,7 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> s
         metadata: The metadata provider.
 
     Returns:
-        The pathspec of the task that it is cloned from; None if the attempt has to run.
+        The task that it is cloned from; None if the attempt has to run.
 
     Raises:
         CannotResumeError: The step is not selected, so that it must not run, and the origin has not done its task.
@@ -115,8 +121,7 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> s
     if resumption is None or not resumption.may_clone or launch.step not in resumption.steps_to_clone:
         return None
     at = place(launch.indices, launch.iteration)
-    origin_id = index.tasks.get(at)
-    if origin_id is None:
+    if at not in index.tasks:
         if resumption.search is not None:
             where = f" at its place {at}" if at else ""
             raise CannotResumeError(
@@ -124,7 +129,8 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> s
                 f"selected steps are cloned, has no finished task of it{where}. Materialize {launch.step}, too"
             )
         return None
-    origin = datastore.get_task_datastore(resumption.origin_run_id, launch.step, origin_id)
+    origin_id, attempt = index.tasks[at]
+    origin = done_attempt(datastore, resumption.origin_run_id, launch.step, origin_id, attempt)
     new_ids = {origin.pathspec: launch.task_id}
     for number, path in enumerate(workers_of(origin), start=1):
         worker_id = path.rpartition("/")[2]
@@ -148,7 +154,7 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> s
             origin_ds_set=_One(origin) if path == origin.pathspec else None,
             attempt_id=launch.attempt,
         )
-    return f"{launch.flow}/{origin.pathspec}"
+    return Clone(f"{launch.flow}/{origin.pathspec}", origin)
 
 
 class _One:

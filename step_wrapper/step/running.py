@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from metaflow_extensions.metaflow_pipes.plugins.checks import TaskChecks
     from step_wrapper.launch import Launch
+    from step_wrapper.report.outcome import Clone
 
 
 class Index(NamedTuple):
@@ -23,13 +24,14 @@ class Index(NamedTuple):
         origin_run_id: The origin.
         origin_parameters: The id of the task that holds the origin's parameters.
         parameters: The id of the task that holds those of the resumed run.
-        tasks: The ids of the origin's tasks of the step that is asked for, by their places.
+        tasks: The origin's tasks of the step that is asked for, by their places: of each, its id and the attempt that
+            is done.
     """
 
     origin_run_id: str
     origin_parameters: str
     parameters: str
-    tasks: dict[str, str]
+    tasks: dict[str, tuple[str, int]]
 
 
 @dataclass
@@ -41,7 +43,7 @@ class RunningTask:
         control: The socket to the supervisor.
         folder: The attempt's private folder.
         index: What is known of the run that its run resumes; None if it resumes none.
-        cloned_from: The pathspec of the task that it is a clone of, if it is one.
+        clone: The task that it is a clone of, if it is one.
         checks: The results of its asset checks; None before its code starts.
         seen: What was seen of it for its report.
     """
@@ -50,7 +52,7 @@ class RunningTask:
     control: socket.socket
     folder: Path
     index: Index | None = None
-    cloned_from: str | None = None
+    clone: Clone | None = None
     checks: TaskChecks | None = None
     seen: Observations = field(default_factory=Observations)
 
