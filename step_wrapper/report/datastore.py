@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from step_wrapper.launch import Launch
 
-# As many tasks as Metaflow reads one by one (`metaflow.task`); more are read side by side.
-MOST_SINGLE_READS = 4
-
 
 def open_datastore(launch: Launch, metadata: Any = None) -> FlowDataStore:
     """The datastore of the attempt's flow.
@@ -82,14 +79,12 @@ def inputs_of(datastore: FlowDataStore, paths: Sequence[str]) -> dict[str, set[s
         datastore: The flow's datastore.
         paths: The tasks, each `run_id/step/task_id`.
     """
-    if len(paths) > MOST_SINGLE_READS:
-        tasks = datastore.get_task_datastores(pathspecs=paths)
-    else:
-        # else each is asked for all attempts that it could have
-        ids = [path.split("/") for path in paths]
-        tasks = [datastore.get_task_datastore(run_id, step, task_id) for run_id, step, task_id in ids]
+    # without an attempt, a task is asked for all that it could have, three files of each; none follows one that is done
+    tasks: list[Any] = datastore.get_task_datastores(pathspecs=paths, attempt=0)
+    done = {task.pathspec for task in tasks}
+    retried = [path for path in paths if path not in done]
     artifacts: dict[str, set[str]] = {}
-    for task in tasks:
+    for task in [*tasks, *(datastore.get_task_datastores(pathspecs=retried) if retried else ())]:
         for name, key in task.items():
             artifacts.setdefault(name, set()).add(key)
     return artifacts

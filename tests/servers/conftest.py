@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 import sys
@@ -27,10 +28,17 @@ class S3Server:
     Attributes:
         url: Where it is.
         process: Its process.
+        log: The file with a line for each request.
     """
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def requests(self) -> list[tuple[str, str]]:
+        """The requests that have come: of each, its method and its path."""
+        # in colors, if they have failed
+        return re.findall(r'"(?:\x1b\[[0-9;]*m)*([A-Z]+) (\S+) HTTP', self.log.read_text())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -56,14 +64,15 @@ def free_port() -> int:
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """Have a server as long as the context is open."""
     port = free_port()
-    with Path(folder, "s3.log").open("wb") as log:
+    log_file = Path(folder, "s3.log")
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        server = S3Server(f"http://127.0.0.1:{port}", process)
+        server = S3Server(f"http://127.0.0.1:{port}", process, log_file)
         _create_bucket(server)
         yield server
     finally:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import Project, execute, failure_description, failures, job_of, materialization
+from metaflow.metaflow_config import MAX_ATTEMPTS
+from support import Project, execute, failure_description, failures, job_of, materialization, steps_started
 
 from metaflow_pipes.names import ORIGIN_RUN_ID_TAG
 
@@ -139,6 +142,74 @@ def test_logs_command_shows_each_step(remote):
     assert "early" in shown
     assert "ValueError: not ready" in shown
     assert "pool" in remote.flows.metaflow("remote.py", *S3, "logs", f"{run_id}/join").stdout
+
+
+WIDE = """
+import json, os
+from metaflow import FlowSpec, step
+
+class WideFlow(FlowSpec):
+    @step
+    def start(self):
+        self.items = list(range(json.loads(os.environ["ITEMS"])))
+        self.next(self.work, foreach="items")
+
+    @step
+    def work(self):
+        self.result = self.input
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.results = [i.result for i in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        assert "FAILS" not in os.environ
+
+if __name__ == "__main__":
+    WideFlow()
+"""
+FEW, MANY = 2, 6
+# To begin with, to store its data and that it is done. A join reads three files of each of its inputs.
+REQUESTS_OF_A_CLONE = 3 + 3
+# The data that the clone has, and the results of its checks; and what the start step has looked for: the files of each
+# attempt that a task can have.
+REQUESTS_OF_AN_ORIGIN = 2 + 3 * MAX_ATTEMPTS
+
+
+def test_requests_of_a_task_do_not_grow_with_the_run(shelf, project, monkeypatch):
+    for name, value in shelf.environment.items():
+        monkeypatch.setenv(name, value)
+    flows: Project = project()
+    flows.write("flow.py", WIDE)
+    job = job_of(flows.compile("flow.py", top_level=S3))
+
+    def run(items: int, **options: Any) -> tuple[str, list[str]]:
+        """The Metaflow run, and the paths of all requests."""
+        monkeypatch.setenv("ITEMS", str(items))
+        before = len(shelf.requests())
+        with steps_started("metaflow"):
+            result = job.execute_in_process(raise_on_error=False, **options)
+        return f"dagster-{result.run_id}", [path for _, path in shelf.requests()[before:]]
+
+    def of_mapped(run_id: str, paths: list[str]) -> set[int]:
+        """How many requests there were for each of a run's mapped tasks."""
+        found = Counter(match[0] for path in paths if (match := re.search(rf"{run_id}/work/work-\d+", path)))
+        return set(found.values())
+
+    smaller, few = run(FEW)
+    monkeypatch.setenv("FAILS", "1")
+    origin, many = run(MANY)
+    assert (len(many) - len(few)) / (MANY - FEW) <= len(few) / FEW
+    (of_each,) = of_mapped(origin, many)
+    assert of_each <= max(of_mapped(smaller, few)) + 3 * MAX_ATTEMPTS  # a join reads more than four inputs at once
+
+    monkeypatch.delenv("FAILS")
+    resumed, paths = run(MANY, tags={ORIGIN_RUN_ID_TAG: origin})
+    assert of_mapped(resumed, paths) == {REQUESTS_OF_A_CLONE}
+    assert of_mapped(origin, paths) == {REQUESTS_OF_AN_ORIGIN}
 
 
 def test_nothing_is_left_behind(remote):

@@ -136,7 +136,7 @@ from step_wrapper.wire import PACKAGED_MODULES
             FlowDataStore.get_task_datastore,
             ["run_id", "step_name", "task_id", "attempt", "mode", "allow_not_done"],
         ),
-        (FlowDataStore.get_task_datastores, ["pathspecs"]),
+        (FlowDataStore.get_task_datastores, ["pathspecs", "attempt"]),
         (TaskDataStore.init_task, []),
         (TaskDataStore.save_logs, ["logsource", "stream_data"]),
         (TaskDataStore.load_logs, ["logsources", "stream"]),
