@@ -95,8 +95,6 @@ CODE_VERSION_LENGTH = 16
 
 # The hooks by which a decorator has the step launched in another way.
 LAUNCH_HOOKS = ("runtime_step_cli", "runtime_step_cli_ctx")
-# Those of which it is known that they do not work.
-UNSUPPORTED_DECORATORS = frozenset({"conda", "pypi"})
 
 
 def has_mutators(state: Any, decospecs: Iterable[str]) -> bool:
@@ -296,15 +294,15 @@ def _launchers(state: Any, step: str, decorators: Iterable[Any]) -> tuple[str, .
         names = {other.name for other in decorators if other.statically_defined}
         name = "pypi" if decorator.name == "conda" and "conda" not in names and "pypi" in names else decorator.name
         where = f"Step *{step}* of flow *{state.flow.name}* has the decorator @{name}"
-        if name in UNSUPPORTED_DECORATORS:
+        if decorator.name in ("conda", "pypi") and not _has_micromamba(state.environment):
             raise CompileError(
-                f"{where}, which is not supported on Dagster: it launches the step in an environment of its own, while "
-                "metaflow-pipes launches it in the Dagster run's. Remove the decorator to compile the flow."
+                f"{where}: Metaflow makes the step's environment by micromamba, which is not here. Install it, and set "
+                "METAFLOW_PATH_TO_MICROMAMBA to its path where it is not on the PATH, also where the steps run."
             )
         if any(isinstance(other, ParallelDecorator) for other in decorators):
             raise CompileError(
-                f"{where} and starts parallel tasks (num_parallel), which is not supported on Dagster: the tasks of "
-                "several nodes belong to one remote job there. Remove the decorator, or run the tasks by a foreach."
+                f"{where} and starts parallel tasks (num_parallel), which is not supported on Dagster: those of "
+                "several nodes are started by the one that this decorator launches elsewhere. Use a foreach for them."
             )
         try:
             if decorator.package_init_ctx is not None:
@@ -315,6 +313,12 @@ def _launchers(state: Any, step: str, decorators: Iterable[Any]) -> tuple[str, .
             raise CompileError(f"{where}, which can't be used here: {error}") from None
         names_of_launchers.append(name)
     return tuple(names_of_launchers)
+
+
+def _has_micromamba(environment: Any) -> bool:
+    """Whether the environment of `@conda` and `@pypi` finds micromamba, which it would else load from the internet."""
+    micromamba = getattr(environment, "solvers", {}).get("conda")
+    return micromamba is None or getattr(micromamba, "_bin", "") is not None
 
 
 def _retries(flow: str, step: str, decorators: list[Any]) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from metaflow.packaging_sys import ContentType
 from metaflow.unbounded_foreach import UBF_CONTROL
 
 from metaflow_extensions.metaflow_pipes.plugins import checks
-from metaflow_extensions.metaflow_pipes.plugins.given import PARAMETERS_VARIABLE, let_pipes_be_inert, pass_on_parameters
+from metaflow_extensions.metaflow_pipes.plugins.given import PARAMETERS_VARIABLE, open_pipes, pass_on_parameters
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
 from step_wrapper.step import events, garbage, running, triggers
-from step_wrapper.step.hooks import TRAMPOLINE_VARIABLE, changes_launch
+from step_wrapper.step.hooks import TRAMPOLINE_VARIABLE, changes_launch, own_interpreter
 
 if TYPE_CHECKING:
     from step_wrapper.launch import Launch
@@ -81,7 +81,7 @@ class DagsterInternalDecorator(StepDecorator):
             task.tell(STEP_STARTS)
         if task.launch.is_own_pod:
             decorators[:] = [decorator for decorator in decorators if decorator.name != KUBERNETES]
-        if any(map(changes_launch, decorators)):
+        if any(map(changes_launch, decorators)) or own_interpreter(environment, step_name) is not None:
             from step_wrapper.step import launching
 
             launching.ask_hooks_first(task, click_context)
@@ -114,7 +114,7 @@ class DagsterInternalDecorator(StepDecorator):
         triggers.show(task, is_control=ubf_context == UBF_CONTROL)
         if task is None:
             if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-                let_pipes_be_inert()
+                open_pipes()
             return
         task.seen.next_steps = list(graph[step_name].out_funcs)
         task.seen.is_switch = graph[step_name].type == "split-switch"

@@ -13,9 +13,11 @@ import signal
 import sys
 import tempfile
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from metaflow import namespace
+from metaflow.exception import MetaflowException
 from metaflow.runtime import CLIArgs, Task
 from metaflow.system_context import ExecutionPhase, system_context
 
@@ -24,7 +26,7 @@ from step_wrapper import processes
 from step_wrapper.control import HANDS_OVER
 from step_wrapper.handover import Handover
 from step_wrapper.logs import flush_output
-from step_wrapper.step.hooks import KNOWN, TRAMPOLINE_VARIABLE
+from step_wrapper.step.hooks import KNOWN, TRAMPOLINE_VARIABLE, own_interpreter
 from step_wrapper.step.package import package_of_run
 
 if TYPE_CHECKING:
@@ -109,9 +111,32 @@ def _asked_of_hooks(task: RunningTask, state: Any) -> tuple[CLIArgs, bool]:
         else:
             decorator.runtime_step_cli(args, launch.attempt, launch.user_code_retries, attempt.ubf_context)
         has_changed = has_changed or (not isinstance(decorator, KNOWN) and args.get_args() != before)
+    if has_changed and attempt.ubf_context is not None:
+        raise MetaflowException(
+            f"Step *{launch.step}* starts parallel tasks (num_parallel), which can't be launched by a decorator on "
+            "another system, or with another interpreter, on Dagster."
+        )
+    interpreter = own_interpreter(state.environment, launch.step)
+    if interpreter is not None and not has_changed:
+        has_changed = True
+        args.entrypoint[:1] = interpreter
+        args.env["PYTHONPATH"] = os.pathsep.join(filter(None, [_lent(task.folder), os.environ.get("PYTHONPATH")]))
     if launch.configs:
         args.top_level_options["local-config-file"] = launch.option("--local-config-file", sys.argv[1:])
     return args, has_changed
+
+
+def _lent(folder: Path) -> str:
+    """A folder with the modules that a step's interpreter needs of this one, which it may not have."""
+    import dagster_pipes
+
+    import metaflow_extensions.metaflow_pipes as extension
+
+    lent = folder / "lent"
+    for module, name in ((dagster_pipes, "dagster_pipes"), (extension, "metaflow_extensions/metaflow_pipes")):
+        (lent / name).parent.mkdir(parents=True, exist_ok=True)
+        (lent / name).symlink_to(Path(str(module.__file__)).parent)
+    return str(lent)
 
 
 def _attempt(launch: Launch, state: Any, decorators: Iterable[Any]) -> _Attempt:

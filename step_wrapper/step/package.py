@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import inspect
 import os
+import tempfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metaflow.metaflow_environment import MetaflowEnvironment
 from metaflow.package import MetaflowPackage
 from metaflow.system_context import system_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from step_wrapper.launch import Launch
 
 # Beside the run's parameters, whose task all steps of a run know.
@@ -55,11 +63,12 @@ class StoredPackage(NamedTuple):
 
         Args:
             folder: The folder.
-            content_types: Ignored: whatever is asked for is there, and more.
+            content_types: The kinds of content that are unpacked (`metaflow.packaging_sys.ContentType`).
         """
         import io
 
-        MetaflowPackage.cls_extract_into(self.package_metadata, io.BytesIO(self.blob), folder, content_types)
+        kinds = getattr(content_types, "value", content_types)
+        MetaflowPackage.cls_extract_into(self.package_metadata, io.BytesIO(self.blob), folder, kinds)
 
     def get_post_extract_env_vars(self, package_metadata: str, folder: str) -> dict[str, str]:
         """The variables with which an unpacked package is used, as of `MetaflowPackage`."""
@@ -80,19 +89,36 @@ def package_of_run(launch: Launch, state: Any) -> StoredPackage:
         MetaflowException: A decorator can't be used here, or the package can't be built.
     """
     datastore = state.flow_datastore
-    state.environment.init_environment(state.echo)
-    stored = (
-        _of_deployment(launch) or _record(launch, datastore, "r").load_metadata([_RECORD], add_attempt=False)[_RECORD]
-    )
-    if stored is None:
-        package = MetaflowPackage(state.flow, state.environment, state.echo, suffixes=state.package_suffixes)
-        url, sha = datastore.save_data([package.blob], len_hint=1)[0]
-        stored = {"url": url, "sha": sha, "package_metadata": package.package_metadata}
-        # of several that build it at once, each has built the same, and the one that is recorded last is used
-        _record(launch, datastore, "w").save_metadata({_RECORD: stored}, add_attempt=False)
+    stored = _of_deployment(launch) or _recorded(launch, datastore)
+    # of the processes of a machine, one builds, or makes an environment, and the others find it
+    with _locked() if stored is None or state.environment.TYPE != MetaflowEnvironment.TYPE else nullcontext():
+        stored = stored or _recorded(launch, datastore)
+        if stored is None:
+            package = MetaflowPackage(state.flow, state.environment, state.echo, suffixes=state.package_suffixes)
+            url, sha = datastore.save_data([package.blob], len_hint=1)[0]
+            stored = {"url": url, "sha": sha, "package_metadata": package.package_metadata}
+            # of several machines that build it at once, each has built the same
+            _record(launch, datastore, "w").save_metadata({_RECORD: stored}, add_attempt=False)
+        else:
+            init = state.environment.init_environment
+            of_step = {"only_steps": [launch.step]} if "only_steps" in inspect.signature(init).parameters else {}
+            init(state.echo, **of_step)
     found = StoredPackage(datastore, **stored)
     system_context._update(package=found)
     return found
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Be the only process of this user on this machine that prepares what steps need."""
+    path = Path(tempfile.gettempdir(), f"metaflow-pipes-{os.getuid()}.lock")
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _recorded(launch: Launch, datastore: Any) -> dict[str, str] | None:
+    return _record(launch, datastore, "r").load_metadata([_RECORD], add_attempt=False)[_RECORD]
 
 
 def _of_deployment(launch: Launch) -> dict[str, str] | None:

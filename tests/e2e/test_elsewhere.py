@@ -23,6 +23,8 @@ from support import (
     supervisor,
 )
 
+from metaflow_pipes.names import DECOSPECS_TAG
+
 if TYPE_CHECKING:
     import dagster as dg
     import metaflow
@@ -150,3 +152,15 @@ def test_job_is_deleted_and_its_system_told_when_the_run_is_terminated(ran, tmp_
     assert "(attempt 0) was terminated" in failure_description(failed)
     assert len(list(tmp_path.glob("deleted-e-*"))) == 1
     assert (tmp_path / f"killed-dagster-{result.run_id}").exists()
+
+
+def test_one_run_can_be_given_the_decorator(ran, project, tmp_path, monkeypatch):
+    flows: Project = project("one_step.py")
+    job = job_of(flows.compile("one_step.py"))
+    for name, value in ran.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ELSEWHERE_NOTES", str(tmp_path / "notes.jsonl"))
+    monkeypatch.setenv("METAFLOW_DATASTORE_SYSROOT_LOCAL", str(flows.folder))
+    result = execute(job, tags={DECOSPECS_TAG: '["elsewhere:size=2"]'})
+    assert result.success
+    assert output_metadata(result, "only")["compute"].value == "elsewhere"

@@ -74,10 +74,16 @@ def show_triggers(triggers: list[dict[str, Any]] | None = None) -> None:
         current._update_env({"trigger": Trigger(triggers)})
 
 
-def let_pipes_be_inert() -> None:
-    """Let `PipesContext` be of no effect in a task of which Dagster hears nothing, and no error."""
+def open_pipes() -> None:
+    """Let `PipesContext` be open in a task that is no process of the wrapper's.
+
+    On another system, it is of no effect, and no error. With another interpreter, Dagster hears what it reports; the
+    session itself is the wrapper's to close.
+    """
     with contextlib.suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from dagster_pipes import open_dagster_pipes
+        from dagster_pipes import PipesContext, open_dagster_pipes
 
-        open_dagster_pipes()
+        context = open_dagster_pipes()
+        if isinstance(context, PipesContext):
+            context.close = lambda exc=None: None  # noqa: ARG005 - the signature is that of Pipes

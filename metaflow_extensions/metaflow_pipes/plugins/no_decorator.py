@@ -7,7 +7,7 @@ from typing import Any
 
 from metaflow.decorators import StepDecorator
 
-from .given import PARAMETERS_VARIABLE, let_pipes_be_inert, pass_on_parameters, show_triggers
+from .given import PARAMETERS_VARIABLE, open_pipes, pass_on_parameters, show_triggers
 
 
 class DagsterInternalDecorator(StepDecorator):
@@ -45,4 +45,4 @@ class DagsterInternalDecorator(StepDecorator):
     ) -> None:
         """Just before the step's code runs."""
         show_triggers()
-        let_pipes_be_inert()
+        open_pipes()
