@@ -94,6 +94,7 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="A YAML or JSON file, or JSON, with fields of the executor's config, for this run. [default: that "
                 "of the deployment]",
             ),
+            click.option("--job-name", default=None, hidden=True, help="metaflow-dagster's word for `dagster --name`."),
             definitions_file_option,
             click.option(
                 "--run-id-file", default=None, type=str, help="Write the ID of this run to the file specified."
@@ -142,6 +143,7 @@ def trigger(ctx: Any, **options: Any) -> None:
     default=None,
     help="ID of the run that should be resumed, on Dagster or by Metaflow's own `run`. [default: the last run]",
 )
+@click.option("--run-id", default=None, hidden=True, help="metaflow-dagster's word for --origin-run-id.")
 @_launch_options
 @click.pass_context
 def resume(ctx: Any, **options: Any) -> None:
@@ -150,6 +152,7 @@ def resume(ctx: Any, **options: Any) -> None:
 
     options = _with_those_of_a_file(**options)
     step_to_rerun, origin_run_id = options.pop("step_to_rerun"), options.pop("origin_run_id")
+    origin_run_id = _under_own_name(ctx, "--run-id", options.pop("run_id"), "--origin-run-id", origin_run_id)
     launch = _Launch(ctx, **options)
     if step_to_rerun is not None and step_to_rerun not in launch.deployment.steps:
         steps = ", ".join(launch.deployment.steps)
@@ -164,6 +167,27 @@ def resume(ctx: Any, **options: Any) -> None:
     # a parameter that the flow did not have then has its default
     not_kept = [p.name for p in launch.deployment.parameters if p.name in given or p.name not in kept]
     launch.begin({**kept, **given}, origin.tags(launch.service, step_to_rerun, not_kept))
+
+
+def _under_own_name(ctx: Any, other: str, value: str | None, option: str, own_value: str | None) -> str | None:
+    """The value of an option that may be given by the name which it has in metaflow-dagster.
+
+    Args:
+        ctx: The command's context.
+        other: The other name.
+        value: What it is given.
+        option: The option, as the user is to call it.
+        own_value: What the option itself is given.
+
+    Raises:
+        DagsterException: Both are given, and differ.
+    """
+    if value is None:
+        return own_value
+    if own_value not in (None, value):
+        raise DagsterException(f"{option} is {own_value}, and {other}, which means the same, is {value}. Give one.")
+    ctx.obj.echo_always(f"{other} is called {option} here.", no_bold=True, highlight=None)
+    return value
 
 
 def _with_those_of_a_file(*, deployer_launch_file: str | None, **options: Any) -> dict[str, Any]:
@@ -193,6 +217,7 @@ class _Launch:
         user_namespace: str | None,
         workflow_timeout: int | None,
         executor_config: str | None,
+        job_name: str | None,
         definitions_file: str | None,
         run_id_file: str | None,
         wait: bool,
@@ -200,7 +225,7 @@ class _Launch:
         deployer_attribute_file: str | None = None,
         parameters: Mapping[str, Any] | None = None,
     ):
-        from metaflow_pipes.deployment.lookup import deployment_of
+        from metaflow_pipes.deployment.lookup import chosen_name, deployment_of
         from metaflow_pipes.executor_config import executor_config_in
         from metaflow_pipes.run_options import RunOptions
         from metaflow_pipes.runs.connect import connect
@@ -215,7 +240,8 @@ class _Launch:
         self._executor_config = {} if executor_config is None else executor_config_in(executor_config)
         self._options = RunOptions(tags, decospecs, user_namespace, workflow_timeout)
         self._check_options()
-        self.deployment = deployment_of(ctx, definitions_file=definitions_file)
+        name = _under_own_name(ctx, "--job-name", job_name, "--name", chosen_name(ctx))
+        self.deployment = deployment_of(ctx, name, definitions_file)
         problem = self.deployment.staleness()
         if problem is not None:
             raise DagsterException(problem)

@@ -138,7 +138,7 @@ def test_wait_shows_the_steps_and_succeeds_with_the_run(shell):
 
 
 def test_wait_fails_with_the_run_and_says_why(shell):
-    finished = shell("flaky.py", "trigger", "--wait", check=False)
+    finished = shell("flaky.py", "trigger", "--wait", "--job-name", "FlakyFlow", check=False)
     assert finished.returncode == 1
     assert "middle: failed" in finished.stdout
     assert "ValueError: not ready" in finished.stdout
@@ -338,6 +338,10 @@ def test_run_needs_no_dagster_on_the_path_and_takes_none_from_there(shell, tmp_p
         ("flaky.py", ["terminate", "nope"], {}, ["nope", "FlakyFlow"]),
         ("flaky.py", ["status"], {}, ["RUN"]),
         ("flaky.py", ["status", "OtherFlow/dagster-1"], {}, ["OtherFlow", "FlakyFlow"]),
+        # by the names of metaflow-dagster
+        ("flaky.py", ["trigger", "--job-name", "nope"], {}, ["is called --name here", "not deployed as job nope"]),
+        ("flaky.py", ["resume", "--run-id", "nope"], {}, ["is called --origin-run-id here", "nope"]),
+        ("flaky.py", ["resume", "--run-id", "a", "--origin-run-id", "b"], {}, ["--run-id", "is a", "Give one"]),
     ],
 )
 def test_mistake_is_one_clear_message(shell, flow, arguments, env, words):
