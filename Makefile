@@ -4,6 +4,7 @@
 # make ui        set up, and open the Dagster UI on the examples
 # make bench     set up, and run the benchmarks
 # make pictures  set up, and take the pictures of docs/images; needs Chromium
+# make test-matrix  the tests with the lowest and the highest Metaflow and Dagster, on Python 3.10 and 3.13
 # make docs      set up, and build the manual in build/site; make docs-serve shows it while you write
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ COLD := tests/faults/test_processes.py tests/e2e/test_logs.py
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check static ui bench pictures docs docs-serve clean
+.PHONY: demo test check static ui bench pictures docs docs-serve test-matrix clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python examples/demo.py
@@ -58,6 +59,10 @@ pictures: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
+
+test-matrix: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python tools/matrix.py
 
 docs-serve: $(VENV)/installed-docs
 	$(BIN)/mkdocs serve

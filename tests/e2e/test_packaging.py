@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import shutil
 import subprocess
@@ -56,6 +57,14 @@ def _compiled(python: Path, project: Project) -> str:
     return (project.folder / "defs.py").read_text()
 
 
+def _runs(python: Path, project: Project, home: Path) -> None:
+    """Run the flow on Dagster, by the interpreter's own package alone."""
+    command = [str(python), "one_step.py", "dagster", "trigger", "--definitions-file", "defs.py", "--wait"]
+    env = {**os.environ, "PYTHONPATH": "", "DAGSTER_HOME": str(home)}
+    finished = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
 def _files(folder: Path) -> set[str]:
     files = {path.relative_to(folder) for package in PACKAGES for path in (folder / package).rglob("*.*")}
     return {str(path) for path in files if not any("__pycache__" in part or ".egg-info" in part for part in path.parts)}
@@ -65,10 +74,19 @@ def test_wheel_from_sdist_has_all_files_and_no_others(sources, installed, projec
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=sources, check=True, stdout=subprocess.DEVNULL)
     python = installed(str(tmp_path / "metaflow_pipes-98.7.6.tar.gz"))
-    assert "98.7.6" in _compiled(python, project("one_step.py"))
+    flows: Project = project("one_step.py")
+    assert "98.7.6" in _compiled(python, flows)
+    _runs(python, flows, tmp_path)
     packages = site_packages(tmp_path / "environment")
     assert _files(packages) == _files(ROOT)
     assert {f"{package}/py.typed" for package in ("metaflow_pipes", "step_wrapper")} <= _files(packages)
+    (metadata,) = packages.glob("metaflow_pipes-*/METADATA")
+    about = email.message_from_string(metadata.read_text())
+    assert {"Homepage", "Documentation", "Repository", "Changelog", "Issues"} == {
+        url.partition(",")[0] for url in about.get_all("Project-URL", [])
+    }
+    assert about["Description-Content-Type"] == "text/markdown"
+    assert str(about.get_payload()).strip() == (ROOT / "README.md").read_text().strip()
     (top_level,) = packages.glob("metaflow_pipes-*/top_level.txt")
     assert tuple(top_level.read_text().split()) == PACKAGES
 
