@@ -58,7 +58,7 @@ pictures: $(VENV)/installed-dev
 	$(BIN)/pytest tests/ui --pictures
 
 docs: $(VENV)/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-matrix: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet uv

@@ -1,4 +1,4 @@
-"""What a step's output costs: 100 MB through the wrapper, against `python flow.py step` that writes them to a file.
+"""The cost of a step's output: 100 MB through the wrapper, against `python flow.py step` that writes them to a file.
 
 Both run the same step alternately, in one benchmark. Prints the medians of how long its code took to print, how long it
 took in all and how much CPU, their ratios, and how much memory the wrapper's supervisor had at most.
@@ -129,7 +129,7 @@ def cpu_seconds() -> float:
 
 
 def peak_megabytes(pid: int) -> float:
-    """How much memory a process has had at most, in MB; 0 if it has ended, and where there is no /proc."""
+    """The most memory that a process has had, in MB; 0 if it has ended, and where there is no /proc."""
     if sys.platform != "linux":
         return 0.0
     status = Path("/proc", str(pid), "status").read_text().splitlines()

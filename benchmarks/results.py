@@ -53,7 +53,7 @@ def keep(file: Path, benchmark: str, figures: Any) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The facts that the figures depend on."""
     versions = {name: importlib.metadata.version(name) for name in ("dagster", "metaflow", "sqlalchemy")}
     return {
         "date": date.today().isoformat(),

@@ -1,4 +1,4 @@
-"""Where the time of an empty step goes, in milliseconds: in its op, and in the process that the op waits for.
+"""The time of an empty step by its parts, in milliseconds: in its op, and in the process that the op waits for.
 
 The op's part is read from the event log of a foreach with one worker. The process is the wrapper itself, launched as an
 op launches it, with marks set where one part of its work follows another.

@@ -1,4 +1,4 @@
-"""What `make demo` runs: compiles TrainFlow, runs its job on an embedded Dagster instance, shows the result."""
+"""The script of `make demo`: compiles TrainFlow, runs its job on an embedded Dagster instance, shows the result."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def sales(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     ins={"model": dg.AssetIn(["ForecastFlow", "fit"], metadata={"artifact": "model"})},
 )
 def report(context: dg.AssetExecutionContext, model: dict) -> dg.MaterializeResult:
-    """What the model of a day says, for those who buy the stock."""
+    """The model of a day in words, for those who buy the stock."""
     trend = "rise" if model["slope"] > 0 else "fall"
     return dg.MaterializeResult(
         metadata={"summary": f"{context.partition_key}: sales {trend} by {abs(model['slope']):.2f} an hour"}

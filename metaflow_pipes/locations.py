@@ -71,7 +71,7 @@ def staleness(
 
 
 def program(name: str, *, in_folder: Path | None = None) -> str:
-    """How a shell calls a program of this interpreter's environment, which need not be the one that is activated.
+    """The shell command for a program of this interpreter's environment, which need not be the one that is activated.
 
     Args:
         name: `python`, or a script beside it, such as `dagster`.

@@ -159,7 +159,7 @@ class Job(TypedDict):
 
 
 class Search(NamedTuple):
-    """Which run a run of selected steps clones the others from: the newest one in which they are done.
+    """The run from which a run of selected steps clones the others: the newest one in which they are done.
 
     Attributes:
         tags: Metaflow tags and system tags that it has.
@@ -171,7 +171,7 @@ class Search(NamedTuple):
 
 
 class Resumption(NamedTuple):
-    """How a run resumes another.
+    """The resumption of another run.
 
     Attributes:
         origin_run_id: The Metaflow run that is resumed; empty as long as it is to be searched for.

@@ -32,7 +32,7 @@ class Ticks:
         return cls(instance, next(sensor for sensor in sensors if sensor.name == name))
 
     def tick(self) -> str:
-        """What a tick says in Dagster's UI."""
+        """The message of a tick in Dagster's UI."""
         with dg.build_sensor_context(self.instance, cursor=self.cursor, sensor_name=self.sensor.name) as context:
             data = self.sensor.evaluate_tick(context)
         self.cursor = data.cursor
@@ -70,7 +70,7 @@ def run_job(
 
 
 def notes(project: Project) -> list[str]:
-    """What hooks have noted, a line each."""
+    """The notes of hooks, a line each."""
     file = project.folder / "hooks"
     return file.read_text().splitlines() if file.exists() else []
 

@@ -1,4 +1,4 @@
-"""What tests of triggers share: events, ticks of sensors, and the runs that those ask for."""
+"""Tools for tests of triggers: events, ticks of sensors, and the runs that those ask for."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def virtual_environment(folder: Path) -> Path:
 
 
 def site_packages(environment: Path) -> Path:
-    """Where the packages of a virtual environment are."""
+    """The folder of the packages of a virtual environment."""
     return type(environment)(sysconfig.get_path("purelib", vars={"base": str(environment)}))
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: a folder with a flow, compiled and run as a user would."""
+"""The project that tests share: a folder with a flow, compiled and run as a user would."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _one_compiler = threading.Lock()
 
 @dataclass
 class Steps:
-    """How `execute` has the processes of steps started."""
+    """The way in which `execute` has the processes of steps started."""
 
     warm: WarmStart = "off"
 
@@ -230,7 +230,7 @@ def failures(result: dg.ExecuteInProcessResult, step: str) -> list[dg.DagsterEve
 
 
 def failure_description(event: dg.DagsterEvent) -> str:
-    """What a user reads as the reason of a failed attempt."""
+    """The reason of a failed attempt that a user reads."""
     data: Any = event.event_specific_data
     error = data.error
     while error.cls_name != "Failure" and error.cause is not None:

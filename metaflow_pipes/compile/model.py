@@ -130,7 +130,7 @@ class StepModel:
 
 @dataclass(frozen=True)
 class ExitHooksModel:
-    """What runs when a run of a flow has ended (`@exit_hook`).
+    """The functions that run when a run of a flow has ended (`@exit_hook`).
 
     Attributes:
         on_success: The hooks after a success: names of functions of the flow file, and import paths.

@@ -409,7 +409,7 @@ def check_pools(pools: Mapping[str, str], flow: str, steps: Sequence[str]) -> No
 
 
 def concurrent_runs(max_concurrent_runs: int | None, *, no_overlap: bool) -> int | None:
-    """How many runs can be under way, by `--max-concurrent-runs` or `--no-overlap`.
+    """The number of runs that can be under way, by `--max-concurrent-runs` or `--no-overlap`.
 
     Raises:
         CompileError: Both are given.

@@ -1,4 +1,4 @@
-"""What the ops of a flow hand on: the IO manager of generated definitions files."""
+"""The IO manager of generated definitions files: it stores what the ops of a flow hand on."""
 
 from metaflow_pipes.io.manager import MetaflowIOManager
 

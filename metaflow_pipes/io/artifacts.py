@@ -26,12 +26,12 @@ MAX_NAMED_ARTIFACTS = 50
 
 
 class ReadError(Exception):
-    """What an asset stands for can't be read; says why, and what to do."""
+    """The task or artifact behind an asset can't be read; says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an asset stands for.
+    """The tasks that an asset stands for.
 
     Attributes:
         pathspec: `Flow/run_id/step/task_id` of its task; `Flow/run_id/step` of a step in a foreach or with
@@ -194,7 +194,7 @@ def _in_order(tasks: Iterable[Any]) -> list[Any]:
 
 
 def _started_at(task: Any) -> float:
-    """When the attempt began, in seconds since 1970."""
+    """The time when the attempt began, in seconds since 1970."""
     name = task.METADATA_ATTEMPT_SUFFIX
     return task.load_metadata([name])[name]["time"]
 

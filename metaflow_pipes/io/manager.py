@@ -101,7 +101,7 @@ class MetaflowIOManager(dg.IOManager):
 
 
 def _value(context: dg.InputContext, partition: str | None = None) -> Any:
-    """What an input takes of an asset, or of one partition of it."""
+    """The value that an input takes of an asset, or of one partition of it."""
     source = source_of(context, partition)
     takes = f"Input {context.name} takes asset {name_of(context, partition)}"
     if source is None:

@@ -9,7 +9,7 @@ from metaflow_pipes.io.store import PATHSPEC, TASKS, ArtifactStore
 
 
 def source_of(context: dg.InputContext, partition: str | None = None) -> Source | None:
-    """What the asset stands for that an input takes; None if it has not been materialized.
+    """The materialization of the asset that an input takes; None if it has not been materialized.
 
     Args:
         context: The input's context.

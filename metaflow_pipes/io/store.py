@@ -1,4 +1,4 @@
-"""Where the artifacts of a Metaflow run are: as the materializations of its assets say it, for other processes."""
+"""The place of a Metaflow run's artifacts, as the materializations of its assets tell it to other processes."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def pid_namespace() -> str:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, as the kernel tells it; None if there is none of that number, or it is about to go."""
+    """The start time of a process, as the kernel tells it; None if there is no such process, or soon none."""
     if sys.platform == "darwin":
         return re.sub(r"\W+", "_", _output_of("/bin/ps", "-o", "lstart=", "-p", str(pid))) or None
     stat = process_stat(pid)

@@ -174,7 +174,7 @@ def _latest_run_id(state: Any, deployment: Deployment, service: DagsterService) 
 
 
 def _latest_of_metaflow(state: Any, deployment: Deployment) -> list[tuple[float, str]]:
-    """When Metaflow's newest run of the flow began, in seconds since 1970, and its id; empty if it knows of none.
+    """The start of Metaflow's newest run of the flow, in seconds since 1970, and its id; empty if it knows of none.
 
     With local metadata that is the one that Metaflow's own `resume` means. With a metadata service, which a team
     shares, it is one of the user's namespace.

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal: a line per step, a bar for each foreach. Without a terminal, a line per event."""
+"""The progress of a run on a terminal: a line per step, a bar for each foreach. Elsewhere, a line per event."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def duration(seconds: float) -> str:
 
 
 def _cloned(step: _Step) -> list[str]:
-    """How many of its tasks were cloned, if any were."""
+    """The number of its tasks that were cloned, if any were."""
     if not step.cloned:
         return []
     return ["cloned" if len(step.cloned) == len(step.done) else f"{len(step.cloned)} cloned"]

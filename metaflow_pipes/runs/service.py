@@ -145,7 +145,7 @@ class RunRecord:
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long it ran, or has been running; None if it has not started."""
+        """Seconds that it ran, or has been running; None if it has not started."""
         if self.started_at is None:
             return None
         return (self.ended_at or time.time()) - self.started_at

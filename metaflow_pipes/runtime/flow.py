@@ -172,7 +172,7 @@ class MetaflowFlow:
 
     @property
     def store(self) -> ArtifactStore:
-        """Where Metaflow has its artifacts, for processes that know of a run only."""
+        """The place of its artifacts, for processes that know of a run only."""
         provider = metadata_provider(
             Path(self.folder),
             datastore=self.datastore,
@@ -332,7 +332,7 @@ class MetaflowFlow:
         )
 
     def resume_advice(self, run_id: str) -> str:
-        """How to go on with a run where it ended: the end of a sentence.
+        """The advice how to go on with a run where it ended: the end of a sentence.
 
         Args:
             run_id: The Metaflow run.

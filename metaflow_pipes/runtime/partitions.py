@@ -78,7 +78,7 @@ class MetaflowPartitions:
 
     @property
     def backfill_policy(self) -> dg.BackfillPolicy | None:
-        """How Dagster materializes several partitions: all of them in one run, or, by default, in a run of each."""
+        """The backfill policy: all partitions in one run, or, by default, a run of each."""
         return None if self.range_end is None else dg.BackfillPolicy.single_run()
 
     def values(self, partition: RunPartition, parameters: Sequence[MetaflowParameter]) -> dict[str, Any]:

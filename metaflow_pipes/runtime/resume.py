@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumption | None:
-    """How an op's run resumes another; None if it doesn't.
+    """The resumption that an op's run is; None if it is none.
 
     Args:
         context: The op's context.
@@ -54,7 +54,7 @@ def resumption_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Resumpt
 def _resumption_of_selection(
     context: dg.OpExecutionContext, flow: MetaflowFlow, selected: Selection, origin_run_id: str
 ) -> Resumption:
-    """How a run of some assets clones the steps before them: from a given run, or else from the newest fit one."""
+    """The resumption of a run of some assets: it clones the steps before them from a given or the newest fit run."""
     return Resumption(
         origin_run_id=origin_run_id,
         steps_to_clone=list(selected.clones),

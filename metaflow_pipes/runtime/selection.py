@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run of some of a flow's assets does with the flow's steps.
+    """The steps that a run of some of a flow's assets runs, and those that it clones.
 
     Attributes:
         runs: The steps that run: those whose assets or checks are selected, and those without an asset behind them.
@@ -47,7 +47,7 @@ def selection_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> Selectio
 
 
 def selection(flow: MetaflowFlow, selected: Collection[str]) -> Selection | None:
-    """What becomes of a flow's steps where some of its assets are selected; None if all are.
+    """The selection of a run of a flow's assets; None if all are selected.
 
     A step without an asset can't be selected. It runs if a step runs whose tasks it takes; its data would else be
     others than what the next asset's are made of.

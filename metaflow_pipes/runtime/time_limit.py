@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run_seconds_left(context: dg.OpExecutionContext, limit_seconds: int | None) -> float:
-    """How long the run may still take; infinite if it has no limit, and not above 0 when it is over.
+    """Seconds that the run may still take; infinite if it has no limit, and not above 0 when it is over.
 
     A re-execution is a run of its own, and has all of its time. In a run of assets, which may have made others before,
     the flow's time begins with its first step.

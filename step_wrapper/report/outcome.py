@@ -1,4 +1,4 @@
-"""How an attempt ended, and what to say of it."""
+"""The end of an attempt, and what to say of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Clone(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the process of an attempt ended.
+    """The end of the process of an attempt.
 
     Attributes:
         exit_status: Its exit code; a negative number is the signal that killed it.

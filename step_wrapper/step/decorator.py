@@ -134,7 +134,7 @@ class DagsterInternalDecorator(StepDecorator):
     def task_post_step(
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> None:
-        """When the step's code has ended well.
+        """Called when the step's code has ended well.
 
         Raises:
             CheckFailedError: A check that is blocking has failed.
@@ -155,7 +155,7 @@ class DagsterInternalDecorator(StepDecorator):
         retry_count: int,
         max_user_code_retries: int,
     ) -> None:
-        """When the step's code has raised. Does not handle the exception: that is `@catch`'s."""
+        """Called when the step's code has raised. Does not handle the exception: that is `@catch`'s."""
         if running.current is not None:
             running.current.seen.exception = exception
             running.current.tell(CODE_ENDS)

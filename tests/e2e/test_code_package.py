@@ -1,4 +1,4 @@
-"""Where only a part of this package is, as in Metaflow's code packages, Metaflow works as without it."""
+"""Metaflow works as without this package where only a part of it is, as in Metaflow's code packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dagster's event log tells of a step: the records of its code, what it is doing, and why it failed."""
+"""Dagster's event log tells of a step: the records of its code, what it is doing, and why it failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task made is shown on its op and on its asset, whatever it is, and small."""
+"""The artifacts of a task are shown on its op and on its asset, whatever they are, and small."""
 
 from __future__ import annotations
 

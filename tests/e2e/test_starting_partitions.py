@@ -1,4 +1,4 @@
-"""What starts runs of partitions: backfills, schedules, events, commands; and what goes on with them."""
+"""Runs of partitions are started by backfills, schedules, events and commands, and gone on with."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(1000
 
 
 def _importing(flows: Project, instance: dg.DagsterInstance, more: str = "") -> tuple[int, list[str]]:
-    """How often the tasks of a run have imported a module, and the warnings of the run."""
+    """The number of times that the tasks of a run have imported a module, and the warnings of the run."""
     imports = flows.folder / "imports"
     flows.write("slow.py", SLOW.format(file=str(imports)) + more)
     flows.write("flow.py", IMPORTING_FLOW)

@@ -220,7 +220,7 @@ def _reexecuted(dev: DagsterDev, run_id: str, strategy: str, until: str | None =
 
 
 def _shape(run: Run) -> Any:
-    """What Metaflow knows of a run, beside its ids and times."""
+    """The facts that Metaflow knows of a run, beside its ids and times."""
     return (
         sorted(tag for tag in run.tags if not tag.startswith("dagster_run_id:")),
         {

@@ -1,4 +1,4 @@
-"""What supervising a step costs, and that nothing of it stays."""
+"""The cost of supervising a step, of which nothing stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step reports can be lost or wrong: its outcome stands."""
+"""Reports of steps can be lost or wrong: the outcome stands."""
 
 from __future__ import annotations
 

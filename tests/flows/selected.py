@@ -4,7 +4,7 @@ from metaflow import FlowSpec, Parameter, current, step
 
 
 class SelectedFlow(FlowSpec):
-    """What a selection of assets has to do with."""
+    """Each shape that a selection of assets has to do with."""
 
     size = Parameter("size", type=int, default=2)
     way = Parameter("way", default="short")

@@ -66,11 +66,11 @@ class Postgres:
         return self.log.read_text().count("ready to accept connections")
 
     def connection_count(self) -> int:
-        """How many connections were ever made."""
+        """The number of connections that were ever made."""
         return self.log.read_text().count("connection authorized:")
 
     def open_count(self) -> int:
-        """How many connections have not ended."""
+        """The number of connections that have not ended."""
         return self.connection_count() - self.log.read_text().count("disconnection:")
 
 
@@ -127,7 +127,7 @@ def running_postgres() -> Iterator[Postgres]:
 
 
 def _server_user() -> str | None:
-    """Who runs the server; None is the user of the tests."""
+    """The user who runs the server; None is that of the tests."""
     known = {entry.pw_name for entry in pwd.getpwall()}
     return next(user for user in USERS if user in known) if os.geteuid() == 0 else None
 

@@ -1,4 +1,4 @@
-"""What a user sees and does in Dagster's UI. With `--pictures`, the same takes the README's pictures."""
+"""Dagster's UI, as a user sees it and acts in it. With `--pictures`, the same takes the README's pictures."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def run_link(page: Page, run: str) -> Locator:
 
 
 def drawn_share(canvas: Locator) -> float:
-    """How much of the width of a plot its line takes: the line alone is blue."""
+    """The part of a plot's width that its line takes: the line alone is blue."""
     return canvas.evaluate(
         """canvas => {
             const {width, height} = canvas;

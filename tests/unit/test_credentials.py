@@ -1,4 +1,4 @@
-"""What looks like a credential, and what does not."""
+"""Names and values that look like credentials, and those that do not."""
 
 from __future__ import annotations
 

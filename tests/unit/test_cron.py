@@ -16,7 +16,7 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def fire_times(cron: str, count: int) -> list[str]:
-    """When Dagster fires a cron expression: the first times from the beginning of 2026 on."""
+    """The first times from the beginning of 2026 on when Dagster fires a cron expression."""
     times = cron_string_iterator(BEGINNING.timestamp(), cron, "UTC")
     return [time.strftime("%m-%d %H:%M") for time in itertools.islice(times, count)]
 

@@ -1,4 +1,4 @@
-"""What is deployed: read from the text of definitions files, and found by the job's name."""
+"""Deployments, read from the text of definitions files, and found by the job's name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _write(folder: Path, *, file: str = "defs.py", flow: FlowModel | None = None
 
 
 def _context(folder: Path, *, flow: str = "SomeFlow", name: str | None = None) -> SimpleNamespace:
-    """What click hands to a command of the flow in a folder."""
+    """The context that click hands to a command of the flow in a folder."""
     obj = SimpleNamespace(flow=SimpleNamespace(name=flow), entrypoint=[sys.executable, str(folder / "flow.py")])
     return SimpleNamespace(obj=obj, info_name="trigger", parent=SimpleNamespace(params={"name": name}))
 

@@ -1,4 +1,4 @@
-"""What is taken of Dagster's private modules.
+"""The private names of Dagster that are used.
 
 If this fails with a new release of Dagster, `metaflow_pipes/runtime/executors` has to follow it: compare it with
 `dagster/_core/executor/in_process.py` and `multiprocess.py` of that release, which are made of the same parts. What

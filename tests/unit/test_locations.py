@@ -1,4 +1,4 @@
-"""Where a definitions file finds what it was compiled from."""
+"""The places where a definitions file finds what it was compiled from."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 import yaml
-from manual import PAGES, TUTORIAL, Block, blocks_of
+from manual import PAGES, ROOT, TUTORIAL, Block, blocks_of
 from support import EXAMPLES, FLOWS, Project, load
 
 from metaflow_pipes.cli.group import dagster
@@ -33,6 +33,10 @@ def _blocks(key: str, *languages: str):
         if block.key == key and block.page != TUTORIAL and (not languages or block.language in languages)
     ]
     return pytest.mark.parametrize("block", chosen, ids=str)
+
+
+def _options(command: click.Command) -> set[str]:
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,8 @@ def test_each_block_has_a_way_to_be_tested():
         or (block.key == "run" and block.language not in (*SHELL, "python", "yaml"))
     ]
     assert not unknown
+    named = {path for block in BLOCKS if block.key == "not run" for path in re.findall(r"tests/[\w/.]+\b", block.value)}
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     fences = sum(len(re.findall(r"^ *(?:```|~~~)", page.read_text(), re.MULTILINE)) for page in PAGES)
     assert fences == 2 * len(BLOCKS)
 
@@ -119,19 +125,14 @@ def test_synopsis_has_options_that_there_are(block: Block):
     assert commands
     for found in commands:
         assert found is not None
-        known = {option for parameter in dagster.commands[found["name"]].params for option in parameter.opts}
-        assert set(re.findall(r"--[a-z-]+", found["rest"])) <= known, found[0]
-
-
-def _options(command: click.Command) -> set[str]:
-    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(re.findall(r"--[a-z-]+", found["rest"])) <= _options(dagster.commands[found["name"]]), found[0]
 
 
 # Options that no command of ours or of Metaflow's lists: Metaflow's own that it adds to each flow with `Config`s or
 # `@project`, those of `dagster`, `dg` and `mkdocs`, and those for parameters of flows that a page speaks of.
 OTHERS = {
     *("--branch", "--config", "--config-value", "--production"),
-    *("--assets", "--config-json", "--select", "--strict"),
+    *("--assets", "--config-json", "--flow-file", "--format", "--job", "--select", "--strict"),
     *("--alpha", "--dagster-url"),
 }
 

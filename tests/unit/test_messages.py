@@ -33,7 +33,7 @@ def _message(payload: object) -> bytes:
 
 
 def _read(*writes: Any) -> Handler:
-    """What is read of a file that is written to, or that is otherwise dealt with, in steps."""
+    """The lines read of a file that is written to, or that is otherwise dealt with, in steps."""
     handler: Any = Handler()
     with MessageReader().read_messages(handler) as params:
         path = Path(params["path"])

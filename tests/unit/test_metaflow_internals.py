@@ -1,4 +1,4 @@
-"""What is taken of Metaflow's private modules, and of what its own commands and schedulers use of each other.
+"""The private names of Metaflow that are used, and those that its own commands and schedulers use of each other.
 
 If this fails with a new release of Metaflow, the module that a comment names has to follow it. Beyond what is here,
 only Metaflow's decorators, its client and its command line are used as its users use them.

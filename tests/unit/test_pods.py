@@ -1,4 +1,4 @@
-"""What `@kubernetes` and `@resources` ask for, as the pod that dagster-k8s makes of an op's tag."""
+"""The pod that dagster-k8s makes of an op's tag: it has what `@kubernetes` and `@resources` ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tags of a run that resumes another ask for."""
+"""The tags of a run that resumes another, and what they ask for."""
 
 from __future__ import annotations
 

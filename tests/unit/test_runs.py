@@ -1,4 +1,4 @@
-"""Which run an id means, how far it is said to be, and which run config parameters make."""
+"""Runs by their ids, how far they are said to be, and the run config that parameters make."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_run_that_is_not_clear_is_refused(identifier, words):
 
 
 def progress_of(*events: tuple[str, str] | tuple[str, str, dict[str, Any]], **steps: str | None) -> list[str]:
-    """What is printed of events a second apart."""
+    """The lines that are printed of events a second apart."""
     output = io.StringIO()
     progress = Progress(steps, Console(file=output, width=200))
     progress.take(

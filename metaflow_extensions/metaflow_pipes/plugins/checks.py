@@ -242,7 +242,7 @@ class DagsterCheckDecorator(StepDecorator):
         retry_count: int,
         max_user_code_retries: int,
     ) -> None:
-        """When the step's code has ended well.
+        """Called when the step's code has ended well.
 
         Raises:
             CheckFailedError: The check is blocking, and has failed.
@@ -267,7 +267,7 @@ class DagsterCheckDecorator(StepDecorator):
         retry_count: int,
         max_user_code_retries: int,
     ) -> None:
-        """When the step's code has raised: what it has reported before is known."""
+        """Called when the step's code has raised: what it has reported before is known."""
         if current is not None:
             current.store()
 

@@ -1,1 +1,1 @@
-"""What starts a flow by itself, and what follows its runs: decorators and options become schedules and sensors."""
+"""The automation of a flow: decorators and options that start it, or follow its runs, become schedules and sensors."""

@@ -120,7 +120,7 @@ def translate(expression: str) -> Cron:
 
 
 def in_words(text: str) -> str | None:
-    """When a simple cron expression starts something, as in `every day at 10:00`; None for one that is not simple.
+    """The words for a simple cron expression, as in `every day at 10:00`; None for one that is not simple.
 
     Args:
         text: As `Cron.text`.

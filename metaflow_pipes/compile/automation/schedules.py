@@ -77,7 +77,7 @@ def schedules_of(
 
 
 def next_time(schedule: AutomationModel) -> datetime:
-    """When a schedule starts the flow next.
+    """The next time when a schedule starts the flow.
 
     Args:
         schedule: The schedule, as `schedules_of` gives it.

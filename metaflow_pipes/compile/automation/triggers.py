@@ -52,7 +52,7 @@ def _reset_cron(flow: FlowModel, trigger: TriggerModel) -> str:
 
 
 def _summary(flow: FlowModel, trigger: TriggerModel) -> str:
-    """When the flow starts, as a sentence."""
+    """The events that start the flow, as a sentence."""
     whats = [f"a run of {event.flow}" if event.flow else event.name for event in trigger.events]
     several = f"{', '.join(whats[:-1])} and {whats[-1]}" if len(whats) > 1 else whats[0]
     if trigger.decorator == "trigger":

@@ -119,7 +119,7 @@ class DagsterMetaflowTranslator:
         return [dg.AssetKey.from_user_string(key) for key in [*first, *step.depends_on]]
 
     def get_automation_condition(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AutomationCondition | None:
-        """When Dagster materializes the asset by itself: that of `create --automation`, for the flow as a whole.
+        """The condition by which Dagster materializes the asset: that of `create --automation`, for the whole flow.
 
         Example:
             ```python
@@ -157,7 +157,7 @@ class DagsterMetaflowTranslator:
         return (base | behind).with_label("of the flow") if self.get_deps(flow, step) else behind
 
     def get_freshness_policy(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.FreshnessPolicy | None:  # noqa: ARG002
-        """How old the asset may become before Dagster shows it as overdue: as old as it gets.
+        """The age at which Dagster shows the asset as overdue: by default none.
 
         Example:
             ```python
@@ -243,7 +243,7 @@ class DagsterMetaflowTranslator:
 def said_once(
     flow: MetaflowFlow, step: MetaflowStep, *, method: str, said: T | None, option: str, given: T | None
 ) -> T | None:
-    """What the translator or the command line says of a step; None if neither says anything.
+    """The word of the translator or of the command line on a step; None if neither says anything.
 
     Args:
         flow: The flow.

@@ -52,7 +52,7 @@ class Event(_NamedEvent, total=False):
 
 
 class ResetAt(TypedDict):
-    """When pending events are dropped.
+    """The times at which pending events are dropped.
 
     Attributes:
         cron: The cron expression, of five fields.
@@ -138,7 +138,7 @@ class _Trigger:
         return dg.SensorResult(skip_reason="\n".join(reasons), cursor=after.to_json())
 
     def _start(self, log: _EventLog) -> Callable[[str], int]:
-        """Where the reading of a new event begins: with what was published since the flow was deployed."""
+        """The place where the reading of a new event begins: with what was published since the flow was deployed."""
         try:
             deployed_at = Path(self.flow.definitions_file).stat().st_mtime
         except OSError:

@@ -71,7 +71,7 @@ class FollowUp(ABC):
 
     @abstractmethod
     def limit_seconds(self, status: dg.DagsterRunStatus) -> float:
-        """How long it can take, at most."""
+        """The longest time that it can take."""
 
     def run_of_flow(self, instance: DagsterInstance, run_id: str) -> DagsterRun | None:
         """A run with the status that it has for the flow; None if it has run none of the flow's steps, or is deleted.

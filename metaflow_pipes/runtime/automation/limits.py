@@ -1,4 +1,4 @@
-"""How many runs of a job are under way, for what starts runs by itself and is not to start too many."""
+"""The number of a job's runs that are under way, for what starts runs by itself and is not to start too many."""
 
 from __future__ import annotations
 

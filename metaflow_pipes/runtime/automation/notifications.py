@@ -237,7 +237,7 @@ def _duration_seconds(instance: DagsterInstance, run: DagsterRun) -> float | Non
 
 
 def _trigger(tags: Mapping[str, str]) -> str | None:
-    """What started a run, or None if its user did."""
+    """The cause of a run: a schedule, events, a re-execution; None if its user started it."""
     for kind in ("schedule", "sensor"):
         name = tags.get(f"dagster/{kind}_name")
         if name is not None:

@@ -27,7 +27,7 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Position:
-    """How far an event has been read.
+    """The place up to which an event has been read.
 
     Attributes:
         after: All occurrences up to this storage id have been read.
@@ -53,7 +53,7 @@ class Position:
 
 @dataclass(frozen=True)
 class TriggerCursor:
-    """What a trigger sensor knows between two ticks.
+    """The state of a trigger sensor between two ticks.
 
     Attributes:
         positions: For each event how far it has been read.

@@ -49,7 +49,7 @@ class ContextInjector(dg.PipesContextInjector):
             yield {PipesDefaultContextLoader.FILE_PATH_KEY: str(path)}
 
     def no_messages_debug_text(self) -> str:
-        """How the context was told."""
+        """The way by which the context was told."""
         return "Attempted to inject context via a temporary file."
 
 

@@ -1,4 +1,4 @@
-"""How many ops an executor runs at the same time: by its configuration, or by the CPUs there are."""
+"""The number of ops that an executor runs at the same time: by its configuration, or by the CPUs there are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: those that it is bound to, but no more than its container's quota (Linux)."""
+    """The number of CPUs that this process may use: those that it is bound to, up to its container's quota (Linux)."""
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     # without a quota there is no file, or the word "max" in it
     with contextlib.suppress(OSError, ValueError):

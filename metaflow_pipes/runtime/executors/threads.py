@@ -124,7 +124,7 @@ class ThreadsExecutor(dg.Executor):
 
     @property
     def retries(self) -> RetryMode:
-        """What becomes of ops that ask for a retry."""
+        """The retry mode: whether ops that ask for a retry get one."""
         return self._retries
 
     def execute(
@@ -274,7 +274,7 @@ class _Steps:
 
     @property
     def busy_count(self) -> int:
-        """How many steps run without those whose process has ended, so that they only have to report."""
+        """The number of steps that run, without those whose process has ended and which only have to report."""
         return len(self._busy)
 
     def start(self, step: ExecutionStep, context: StepExecutionContext) -> None:
@@ -353,7 +353,7 @@ def _heartbeats(context: PlanExecutionContext, warm_processes: WarmProcesses) ->
 
 
 def _warm_start(value: str) -> WarmStart:
-    """How steps are started, as run config, environment or file say it."""
+    """The way to start steps that run config, environment or file name."""
     for start in WARM_STARTS:
         if value == start:
             return start
@@ -366,6 +366,6 @@ def _warm_start(value: str) -> WarmStart:
 
 
 def _seconds_to_wait(active: Any) -> float:
-    """How long to wait for news: until the next retry is due, but not so long that an interrupt goes unnoticed."""
+    """Seconds to wait for news: until the next retry is due, but not so long that an interrupt goes unnoticed."""
     interval = active.sleep_interval()
     return min(POLL_SECONDS, interval) if interval > 0 else POLL_SECONDS
