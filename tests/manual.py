@@ -22,8 +22,8 @@ TUTORIAL = DOCS / "tutorial.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?P<comment><!-- (?P<key>[a-z ]+)(?:: (?P<value>.+?))? -->\n)?"
-    r"(?P<fence>```|~~~)(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^(?P=fence)\s*$",
+    r"^(?: *<!-- (?P<key>[a-z ]+)(?:: (?P<value>.+?))? -->\n)?"
+    r" *(?P<fence>```|~~~)(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^ *(?P=fence)\s*$",
     re.MULTILINE | re.DOTALL,
 )
 

@@ -129,10 +129,10 @@ def test_synopsis_has_options_that_there_are(block: Block):
 
 
 # Options that no command of ours or of Metaflow's lists: Metaflow's own that it adds to each flow with `Config`s or
-# `@project`, those of `dagster`, `dg` and `mkdocs`, and those for parameters of flows that a page speaks of.
+# `@project`, those of `dagster`, `dg`, `uv` and `mkdocs`, and those for parameters of flows that a page speaks of.
 OTHERS = {
     *("--branch", "--config", "--config-value", "--production"),
-    *("--assets", "--config-json", "--flow-file", "--format", "--job", "--select", "--strict"),
+    *("--assets", "--config-json", "--flow-file", "--format", "--job", "--no-sync", "--select", "--strict"),
     *("--alpha", "--dagster-url"),
 }
 
