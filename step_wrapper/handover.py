@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "handover.json"
+# In the environment of the process that waits for a job: the variables that the job gets beside those of
+# `@environment`, as JSON.
+TRAMPOLINE_VARIABLE = "METAFLOW_PIPES_TRAMPOLINE"
 
 
 class Handover(NamedTuple):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from step_wrapper.handover import TRAMPOLINE_VARIABLE
 from step_wrapper.logs import say
 from step_wrapper.remote import job_name
 
@@ -160,7 +161,7 @@ def _run(command: Sequence[str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=KILL_SECONDS,
-        env={**os.environ, "METAFLOW_PIPES_TRAMPOLINE": ""},
+        env={**os.environ, TRAMPOLINE_VARIABLE: ""},
         text=True,
         check=False,
     )

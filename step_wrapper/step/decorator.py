@@ -19,8 +19,9 @@ from metaflow.unbounded_foreach import UBF_CONTROL
 from metaflow_extensions.metaflow_pipes.plugins import checks
 from metaflow_extensions.metaflow_pipes.plugins.given import PARAMETERS_VARIABLE, open_pipes, pass_on_parameters
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, STEP_STARTS
+from step_wrapper.handover import TRAMPOLINE_VARIABLE
 from step_wrapper.step import events, garbage, running, triggers
-from step_wrapper.step.hooks import TRAMPOLINE_VARIABLE, changes_launch, own_interpreter
+from step_wrapper.step.hooks import changes_launch, own_interpreter
 
 if TYPE_CHECKING:
     from step_wrapper.launch import Launch

@@ -16,9 +16,6 @@ from metaflow.plugins.parallel_decorator import ParallelDecorator
 HOOKS = ("runtime_step_cli", "runtime_step_cli_ctx")
 # Those that do so, too, but for what the op and the wrapper see to themselves.
 KNOWN = (EnvironmentDecorator, ParallelDecorator)
-# In the environment of the process that waits for a job: the variables that the job gets beside those of
-# `@environment`, as JSON.
-TRAMPOLINE_VARIABLE = "METAFLOW_PIPES_TRAMPOLINE"
 
 
 def changes_launch(decorator: Any) -> bool:

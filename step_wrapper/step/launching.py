@@ -24,9 +24,9 @@ from metaflow.system_context import ExecutionPhase, system_context
 from metaflow_extensions.metaflow_pipes.plugins.given import PARAMETERS_VARIABLE, TRIGGERS_VARIABLE
 from step_wrapper import processes
 from step_wrapper.control import HANDS_OVER
-from step_wrapper.handover import Handover
+from step_wrapper.handover import TRAMPOLINE_VARIABLE, Handover
 from step_wrapper.logs import flush_output
-from step_wrapper.step.hooks import KNOWN, TRAMPOLINE_VARIABLE, own_interpreter
+from step_wrapper.step.hooks import KNOWN, own_interpreter
 from step_wrapper.step.package import package_of_run
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ def ask_hooks_first(task: RunningTask, context: Any) -> None:
     run_here = command.callback
 
     def launch(*arguments: Any, **options: Any) -> Any:
+        phase = system_context.phase
         args, has_changed = _asked_of_hooks(task, context.obj)
         if has_changed:
             _become(task, context, args)
+        system_context._update(phase=phase)
         os.environ.update(args.get_env())
         return run_here(*arguments, **options)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from metaflow.datastore.exceptions import DataException
 from metaflow.plugins.environment_decorator import EnvironmentDecorator
 
+from step_wrapper.handover import TRAMPOLINE_VARIABLE
 from step_wrapper.remote import STDERR_SOURCE
-from step_wrapper.step.hooks import TRAMPOLINE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -23,7 +23,7 @@ from support import (
     supervisor,
 )
 
-from metaflow_pipes.names import DECOSPECS_TAG
+from metaflow_pipes.names import DECOSPECS_TAG, ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -97,6 +97,7 @@ def test_all_hooks_are_called_as_by_metaflows_runtime(ran):
     assert created_ctx["task"] == "join"
     assert {note["phase"] for note in ran.noted("runtime_init_ctx")} == {"launch"}
     assert ran.run["join"].task.data.noted == "join"
+    assert [note["phase"] for note in ran.noted("task_pre_step_ctx")] == ["task"]
 
 
 def test_package_is_built_once_in_a_run(ran):
@@ -164,3 +165,16 @@ def test_one_run_can_be_given_the_decorator(ran, project, tmp_path, monkeypatch)
     result = execute(job, tags={DECOSPECS_TAG: '["elsewhere:size=2"]'})
     assert result.success
     assert output_metadata(result, "only")["compute"].value == "elsewhere"
+
+
+def test_resumed_run_hands_its_own_parameters_to_steps_elsewhere(ran, monkeypatch):
+    for name, value in ran.environment.items():
+        monkeypatch.setenv(name, value)
+    tags = {
+        ORIGIN_RUN_ID_TAG: f"dagster-{ran.result.run_id}",
+        STEP_TO_RERUN_TAG: "work",
+        OVERRIDDEN_PARAMETERS_TAG: '["alpha"]',
+    }
+    result = execute(job_of(ran.flows.folder / "defs.py"), {"alpha": 3.0}, tags=tags)
+    assert result.success
+    assert ran.flows.run_of(result).data.results == [3.0, 6.0]

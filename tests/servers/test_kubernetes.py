@@ -278,3 +278,18 @@ def test_job_that_can_not_be_deleted_is_named_in_the_failure(pending, waiting):
     assert "Forbidden" in description
     assert any("could not be deleted" in message for message in messages)
     assert any("is starting: Pod is pending, Container is waiting - ContainerCreating." in m for m in messages)
+
+
+@pytest.mark.parametrize("where", ["pod", "job"])
+def test_step_is_the_pod_of_its_op_where_the_executor_launches_pods(pending, project, where):
+    flows: Project = project("waits_in_cloud.py")
+    options = ("--executor", "dagster_k8s:k8s_job_executor", *(() if where == "pod" else ("--kubernetes", "job")))
+    created = flows.metaflow("waits_in_cloud.py", *S3, "dagster", "create", "defs.py", *options).stdout
+    if where == "job":
+        assert "@kubernetes: steps only run as jobs of its own (--kubernetes)" in created
+        return
+    assert "@kubernetes: steps only run in the pods of their ops (--kubernetes)" in created
+    known = len(pending.requests("POST"))
+    # in this process, which stands for the op's pod
+    assert execute(job_of(flows.folder / "defs.py")).success
+    assert len(pending.requests("POST")) == known

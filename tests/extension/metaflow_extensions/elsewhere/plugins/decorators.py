@@ -57,3 +57,6 @@ class NotedDecorator(StepDecorator):
     def runtime_step_cli_ctx(self, step_name, cli_args):
         note("runtime_step_cli_ctx", attempt=self.system_ctx.retry_count)
         cli_args.env["NOTED"] = step_name
+
+    def task_pre_step_ctx(self, step_name):
+        note("task_pre_step_ctx", phase=self.system_ctx.phase.value)
