@@ -89,4 +89,5 @@ $(VENV)/installed-docs: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .dagster_home examples/.metaflow examples/*_dagster.py
+	rm -rf $(VENV) .dagster_home examples/.metaflow examples/*_dagster.py examples/dg_project/.metaflow \
+		examples/dg_project/data examples/dg_project/src/dg_project/defs/.local_defs_state

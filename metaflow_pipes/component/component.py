@@ -12,7 +12,7 @@ from dagster.components.utils.defs_state import DefsStateConfig, DefsStateConfig
 
 from metaflow_pipes.compile.keywords import command_line_options
 from metaflow_pipes.component.attributes import FlowAttributes, FlowStep
-from metaflow_pipes.component.broken import broken_entry, is_validated
+from metaflow_pipes.component.broken import broken_entry, is_validated, specs_in, specs_read_from
 from metaflow_pipes.component.loading import Hooks, definitions_of
 from metaflow_pipes.component.parts import decospecs_of
 from metaflow_pipes.component.scaffolder import MetaflowFlowComponentScaffolder
@@ -67,9 +67,10 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
 
-    # without annotations, since they are no attributes of an entry: its place, and why states could not be made anew in
-    # this process, which may load the definitions once more from what is stored
+    # without annotations, since they are no attributes of an entry: its place; why it can't be loaded, while what was
+    # there before is; and why states could not be made anew in this process, which may load what is stored once more
     _place = None
+    _broken_by = None
     _problems = {}  # noqa: RUF012
 
     @classmethod
@@ -101,7 +102,11 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
     def defs_state_config(self) -> DefsStateConfig:
         """Where the compiled flows are stored."""
         name = ", ".join(self.patterns) if self._place is None else self._place.name
-        return DefsStateConfig.from_args(self.defs_state, default_key=f"MetaflowFlowComponent[{name}]")
+        return DefsStateConfig(
+            key=self.defs_state.key or f"MetaflowFlowComponent[{name}]",
+            management_type=self.defs_state.management_type,
+            refresh_if_dev=self.defs_state.refresh_if_dev and self._broken_by is None,
+        )
 
     def get_asset_spec(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AssetSpec:
         """The asset of a step. A subclass can change what the translator and the attribute `translation` say.
@@ -179,7 +184,13 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
             # the user's code may raise anything, and the other entries have no part in it
             problem = str(error) if isinstance(error, CompileError) else f"{type(error).__name__}: {error}"
         warnings.warn(f"The entry {place.name} can't be loaded. {problem}", MetaflowFlowWarning, stacklevel=2)
-        return broken_entry(place.name, problem)
+        self._broken_by = problem
+        try:
+            return super().build_defs(context)
+        except Exception:  # what there was before can't be loaded, either
+            return broken_entry(place.name, problem)
+        finally:
+            self._broken_by = None
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The definitions of the compiled flows. Imports neither Metaflow nor the flows.
@@ -193,6 +204,8 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         """
         place = self._place = self._place or _place_of(context)
         again = f"{REFRESH}, or reload the project in dg dev"
+        if self._broken_by is not None:
+            return broken_entry(place.name, self._broken_by, self._known_assets(place, state_path))
         problem = self._problems.get((place.project, self.defs_state_config.key))
         if problem is not None:
             raise CompileError(problem)
@@ -237,6 +250,15 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
             CompileError: An attribute can't be used, or a flow can't be read or can't run on Dagster.
         """
         return compile_state(self._request(place), place.name)
+
+    def _known_assets(self, place: Place, state_path: Path | None) -> list[dg.AssetSpec]:
+        """The assets of an entry that can't be loaded: as they were before, or as the flow files tell."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MetaflowFlowWarning)
+            if state_path is not None:
+                return specs_in(self.definitions(state_path.read_text(encoding="utf-8"), place, REFRESH))
+            translator = entry_translator(self, Selection(tuple(self.select), tuple(self.exclude)), None)
+            return specs_read_from(find_flow_files(self.patterns, place.file.parent), self.name, place.file, translator)
 
     def _request(self, place: Place) -> FlowsRequest:
         """What is asked of the compiler."""

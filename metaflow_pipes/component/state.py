@@ -143,7 +143,7 @@ def _compiled(request: FlowsRequest, file: Path) -> tuple[CompiledFlow, Sequence
 
     asked = CompileRequest(request.options, request.decospecs, with_first_token=True)
     try:
-        job = compile_file(sys.executable, file, request.top_level, asked, request.folder, _user())
+        job = compile_file(sys.executable, file, ["--quiet", *request.top_level], asked, request.folder, _user())
     except CompileError as error:
         return error
     text = render(job, request.beside / f"{job.name.lower()}_dagster.py", moves=request.folder)

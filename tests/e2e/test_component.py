@@ -90,6 +90,13 @@ type: metaflow_pipes.MetaflowFlowComponent
 attributes:
   flow_files: "{{ context.project_root }}/flows/several_*.py"
 """
+REPORT = """
+import dagster as dg
+
+
+@dg.asset(ins={"model": dg.AssetIn(["models", "train"], metadata={"artifact": "model"})})
+def report(model): ...
+"""
 SECRET = "not-to-be-written-4711"
 
 
@@ -251,11 +258,17 @@ def test_a_code_location_says_what_has_changed_since(project):
 def test_a_flow_that_does_not_compile_breaks_its_own_entry(project):
     flow = project.folder / "flows" / "train.py"
     flow.write_text(flow.read_text().replace("self.next(self.train)", "self.next(self.missing)"))
+    (project.entry("training").parents[1] / "report.py").write_text(REPORT)
     with pytest.warns(MetaflowFlowWarning, match="The entry training can't be loaded"):
         defs = project.load(in_dg=True)
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     assert {"AFlow", "BFlow"} <= jobs
     assert "TrainedFlow" not in jobs
+    # others still find the assets that they take
+    dg.Definitions.validate_loadable(defs)
+    train = dg.AssetKey(["models", "train"])
+    assert defs.resolve_asset_graph().get(dg.AssetKey("report")).parent_keys == {train}
+    assert not defs.resolve_asset_graph().get(train).is_executable
     broken = _spec(defs, "metaflow_entry", "training")
     assert "Step start specifies a self.next() transition to an unknown step, missing." in (broken.description or "")
     failed = dg.materialize([defs.get_assets_def(broken.key)], raise_on_error=False)
@@ -289,9 +302,14 @@ def test_an_attribute_that_can_not_be_used_breaks_its_own_entry(tmp_path, reques
 
 def test_an_entry_that_was_never_compiled_says_how(project):
     shutil.rmtree(next(project.folder.rglob(".local_defs_state")))
+    (project.entry("training").parents[1] / "report.py").write_text(REPORT)
     with pytest.warns(MetaflowFlowWarning, match="has not been compiled. Compile it: dg utils refresh-defs-state"):
         defs = project.load()
-    assert {spec.key.path[0] for spec in defs.resolve_all_asset_specs()} == {"metaflow_entry"}
+    dg.Definitions.validate_loadable(defs)
+    entries = {"metaflow_entry/training", "metaflow_entry/several", "report"}
+    assert {key.to_user_string() for key in defs.resolve_asset_graph().executable_asset_keys} == entries
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert entries | {"models/start", "models/train", "AFlow/end", "BFlow/end"} <= keys
 
 
 class GoldFlow(MetaflowFlowComponent):
