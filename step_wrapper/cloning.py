@@ -63,7 +63,7 @@ def serve() -> int:
 
 
 class _Opened(NamedTuple):
-    """What clones of one run share: a client of a datastore alone takes longer to make than to be asked."""
+    """The clients that clones of one run share: one alone takes longer to make than to be asked."""
 
     datastore: FlowDataStore
     metadata: Any

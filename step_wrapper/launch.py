@@ -49,7 +49,7 @@ class Launch(wire.Request):
 
     @property
     def user_code_retries(self) -> int:
-        """How many retries run the user's code."""
+        """The number of retries that run the user's code."""
         return int(self.option("--max-user-code-retries") or 0)
 
     def option(self, name: str, arguments: Sequence[str] | None = None) -> str | None:

@@ -131,7 +131,7 @@ def _capital(sentence: str) -> str:
 
 
 def _url(job: wire.Job, job_id: str) -> str | None:
-    """Where a job can be looked at, or None."""
+    """The address where a job can be looked at, or None."""
     template = os.environ.get(URL_VARIABLE)
     region = os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
     if template is None and job["system"] == "batch" and region is not None:

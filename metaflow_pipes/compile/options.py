@@ -212,7 +212,7 @@ def _check_executor_config(options: JobOptions, executor: ExecutorDefinition) ->
 
 
 def kubernetes_of(options: JobOptions, executor: ExecutorModel) -> str:
-    """Where a step with `@kubernetes` runs: in the `pod` of its op, or in a `job` that Metaflow launches.
+    """The place where a step with `@kubernetes` runs: the `pod` of its op, or a `job` that Metaflow launches.
 
     Raises:
         CompileError: It is to be the pod of its op, and the executor launches none.

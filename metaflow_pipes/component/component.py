@@ -25,7 +25,7 @@ REFRESH = "dg utils refresh-defs-state"
 
 
 class Place(NamedTuple):
-    """Where an entry is.
+    """The place of an entry.
 
     Attributes:
         name: Its name: the path of its folder in the project's `defs`.
@@ -75,7 +75,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
-        """What Dagster's lists say of the component."""
+        """The words of Dagster's lists on the component."""
         return dg.ComponentTypeSpec(
             description=cls.__doc__,
             tags=["metaflow", "python", "machine-learning"],
@@ -100,7 +100,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
-        """Where the compiled flows are stored."""
+        """The place where the compiled flows are stored."""
         name = ", ".join(self.patterns) if self._place is None else self._place.name
         return DefsStateConfig(
             key=self.defs_state.key or f"MetaflowFlowComponent[{name}]",
@@ -261,7 +261,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
             return specs_read_from(find_flow_files(self.patterns, place.file.parent), self.name, place.file, translator)
 
     def _request(self, place: Place) -> FlowsRequest:
-        """What is asked of the compiler."""
+        """The request to the compiler."""
         if (self.flow_file is None) == (self.flow_files is None):
             given = "neither" if self.flow_file is None else "both"
             raise CompileError(

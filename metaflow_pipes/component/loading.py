@@ -24,7 +24,7 @@ _TRANSLATOR, _EXECUTOR = "__entry_translator__", "__entry_executor__"
 
 @dataclass(frozen=True)
 class Hooks:
-    """What an entry puts in place of what is compiled.
+    """The replacements of an entry for what is compiled.
 
     Attributes:
         translator: Makes the translator of the entry, of the one that the text has, if any.

@@ -112,7 +112,7 @@ class EventSpec(dg.Resolvable):
 
 @dataclass
 class RetrySpec(dg.Resolvable):
-    """How often a step without `@retry` is tried again."""
+    """The retries of steps without `@retry`."""
 
     max_retries: Annotated[int, dg.Resolver.default(description="How many attempts follow a failed one.", examples=[2])]
     delay: Annotated[

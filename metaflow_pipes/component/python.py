@@ -111,7 +111,7 @@ def load_flow_definitions(*flow_files: str | os.PathLike[str], **options: Unpack
 
 
 def _known_state(key: str) -> str | None:
-    """What was compiled when the code location was loaded, in a process that runs something of it; else None."""
+    """The text that was compiled when the code location was loaded, in a process that runs a part of it; else None."""
     context = DefinitionsLoadContext.get()
     if context.load_type != DefinitionsLoadType.RECONSTRUCTION:
         return None

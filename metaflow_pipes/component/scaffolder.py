@@ -22,7 +22,7 @@ def load(context: dg.ComponentLoadContext) -> {name}:
 
 
 class FlowScaffoldParams(BaseModel):
-    """What scaffolding an entry takes."""
+    """The parameters of scaffolding an entry."""
 
     flow_file: str | None = Field(
         default=None, description="The flow file: a relative path starts at the working directory."

@@ -23,7 +23,7 @@ OUT_OF_DATE = "metaflow/out_of_date"
 
 
 class SaysAssets(Protocol):
-    """Who says what the asset of a step is: the component of an entry."""
+    """The source of what the asset of a step is: the component of an entry."""
 
     def get_asset_spec(self, flow: MetaflowFlow, step: MetaflowStep) -> dg.AssetSpec:
         """The step's asset, without what it depends on."""

@@ -53,7 +53,7 @@ def spare_processes(datastore: FlowDataStore) -> None:
 
 
 def done_attempt(datastore: FlowDataStore, run_id: str, step: str, task_id: str, attempt: int) -> Any:
-    """What a datastore holds of an attempt that is known to be done (`metaflow.datastore.TaskDataStore`).
+    """The `metaflow.datastore.TaskDataStore` of an attempt that is known to be done.
 
     Metaflow asks a datastore first which attempts there are, and whether the last one is done: four requests in place
     of one.

@@ -212,7 +212,7 @@ def _kill_command(args: CLIArgs, context: Any) -> list[str] | None:
 
 
 def _position_of(args: CLIArgs) -> int:
-    """How many arguments come before the command's name."""
+    """The number of arguments before the command's name."""
     behind = types.SimpleNamespace(entrypoint=[], top_level_options={}, commands=args.commands)
     behind.command_args, behind.command_options = args.command_args, args.command_options
     return len(args.get_args()) - len(CLIArgs.get_args(behind))  # pyright: ignore[reportArgumentType]

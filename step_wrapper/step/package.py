@@ -51,7 +51,7 @@ class StoredPackage(NamedTuple):
         return self.blob
 
     def package_url(self, timeout: float | None = None) -> str:  # noqa: ARG002 - as above
-        """Where it is."""
+        """Its address."""
         return self.url
 
     def package_sha(self, timeout: float | None = None) -> str:  # noqa: ARG002 - as above

@@ -1,4 +1,4 @@
-"""Where the flow file is not, or is another one, steps and exit hooks run the code package of the flow."""
+"""Steps and exit hooks run the code package of the flow where the flow file is not, or is another one."""
 
 from __future__ import annotations
 

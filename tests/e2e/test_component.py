@@ -146,7 +146,7 @@ class DgProject:
 
 @pytest.fixture(scope="module", autouse=True)
 def forked_compilers() -> Iterator[None]:
-    """What `dg` itself compiles is compiled as by users; this is for the rest."""
+    """Forks compile the flows, but for those that `dg` itself compiles as for users."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         compile_in_forks(monkeypatch)
         yield

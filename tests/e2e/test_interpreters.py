@@ -83,7 +83,7 @@ def ran(micromamba, tmp_path_factory) -> Ran:
 
 
 def _extracted() -> set[Path]:
-    """Where Metaflow has extracted code packages for interpreters of other environments."""
+    """The folders where Metaflow has extracted code packages for interpreters of other environments."""
     return set(Path("/tmp").glob("tmp*/.mf_code"))
 
 

@@ -83,11 +83,11 @@ class MetadataService:
         raise ConnectionError
 
     def run(self, flow: str, run_id: str) -> dict[str, Any]:
-        """What it knows of a run."""
+        """The facts that it knows of a run."""
         return self._objects["flows", flow, "runs", run_id]
 
     def heartbeats(self, *ids: str) -> list[float]:
-        """When the heartbeats of a run (flow, run) or task (flow, run, step, task) have come."""
+        """The times of the heartbeats of a run (flow, run) or task (flow, run, step, task)."""
         path = "/".join(itertools.chain.from_iterable(zip(KINDS, ids, strict=False)))
         return [request.at for request in self.requests if request.path == f"/{path}/heartbeat"]
 

@@ -33,7 +33,7 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """Where its first database is."""
+        """The address of its first database."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def restart(self) -> None:

@@ -195,7 +195,7 @@ def test_requests_of_a_task_do_not_grow_with_the_run(shelf, project, monkeypatch
         return f"dagster-{result.run_id}", [path for _, path in shelf.requests()[before:]]
 
     def of_mapped(run_id: str, paths: list[str]) -> set[int]:
-        """How many requests there were for each of a run's mapped tasks."""
+        """The number of requests for each of a run's mapped tasks."""
         found = Counter(match[0] for path in paths if (match := re.search(rf"{run_id}/work/work-\d+", path)))
         return set(found.values())
 

@@ -6,7 +6,7 @@ from metaflow import FlowSpec, step
 
 
 class LetterFlow(FlowSpec):
-    """What the shop writes to its customers."""
+    """Writes the letters of the shop to its customers."""
 
     @step
     def start(self):

@@ -9,7 +9,7 @@ ORDERS = Path(__file__).parent.parent / "data" / "orders.csv"
 
 
 class SegmentFlow(FlowSpec):
-    """Who buys much, and who buys little."""
+    """Tells customers who buy much from those who buy little."""
 
     large = Parameter("large", default=150.0, help="What an order comes to that is a large one.")
 

@@ -1,4 +1,4 @@
-"""What a task of a Dagster run is given beside its inputs, in each process of the run: parameters, and its triggers.
+"""Parameters and triggers, which a task of a Dagster run is given beside its inputs, in each process of the run.
 
 Metaflow copies this file into its code packages: it works in steps on other systems, where `step_wrapper` is not.
 """

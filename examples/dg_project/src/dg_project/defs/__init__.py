@@ -1,1 +1,1 @@
-"""What the project consists of: a folder or a file each."""
+"""The parts of the project: a folder or a file each."""

@@ -12,7 +12,7 @@ CUSTOMERS = ("Ann", "Bob", "Cleo", "Dan")
 
 @dg.asset(group_name="shop", kinds={"csv"})
 def orders() -> dg.MaterializeResult:
-    """What each customer has ordered. Instead of a till, a random number says how much."""
+    """The orders of each customer. Instead of a till, a random number says how much."""
     rng = random.Random(7)
     ORDERS.parent.mkdir(exist_ok=True)
     with ORDERS.open("w", newline="") as file:
