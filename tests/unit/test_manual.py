@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -97,7 +98,14 @@ def test_python_runs(block: Block, examples: Path, monkeypatch):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    known = dict(sys.modules)
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    finally:
+        # other tests have definitions files of the same names
+        for name in sys.modules.keys() - known.keys():
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(str(examples)):
+                del sys.modules[name]
 
 
 @_blocks("run", "yaml")
