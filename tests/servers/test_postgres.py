@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import threading
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -134,6 +135,40 @@ def test_connection_that_the_server_has_closed_in_the_middle_of_a_run_is_made_an
     result = dg.execute_job(dg.reconstructable(disconnected), instance, run_config=config)
     assert result.success
     assert {"before", "after"} <= {entry.user_message for entry in instance.all_logs(result.run_id)}
+
+
+def test_run_goes_on_when_the_server_is_restarted_while_a_step_logs(project, postgres, instance):
+    flows: Project = project()
+    flows.write(
+        "flow.py",
+        "import logging, time\nfrom pathlib import Path\nfrom metaflow import FlowSpec, step\n\n"
+        "class TalkingFlow(FlowSpec):\n    @step\n    def start(self):\n"
+        "        number = 0\n"
+        "        while not Path('restarted').exists() or number < 10:\n"
+        "            logging.warning('message %s', number)\n"
+        "            number += 1\n"
+        "            Path('begun').touch()\n"
+        "            time.sleep(0.05)\n"
+        "        self.count = number\n"
+        "        self.next(self.end)\n\n"
+        "    @step\n    def end(self):\n        pass\n\n"
+        "if __name__ == '__main__':\n    TalkingFlow()\n",
+    )
+    definitions = flows.compile("flow.py")
+
+    def restart():
+        until((flows.folder / "begun").exists)
+        postgres.restart()
+        flows.write("restarted", "")
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    with dg.execute_job(persistent(definitions), instance) as result:
+        thread.join()
+        assert result.success
+    count = flows.metaflow_run("TalkingFlow", f"dagster-{result.run_id}").data.count
+    entries = instance.all_logs(result.run_id)
+    assert sum(" message " in f" {entry.user_message}" for entry in entries) == count
 
 
 def test_dagster_postgres_has_what_the_executor_uses():
