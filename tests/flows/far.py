@@ -35,7 +35,6 @@ class FarFlow(FlowSpec):
     @retry(times=2, minutes_between_retries=0)
     @step
     def work(self):
-        self.disk = os.environ["WORKER_DISK"]
         self.attempts = current.retry_count
         print("item", self.input, "attempt", current.retry_count)
         if self.waits == "work":
@@ -49,7 +48,6 @@ class FarFlow(FlowSpec):
     @step
     def join(self, inputs):
         self.results = [i.result for i in inputs]
-        self.disks = sorted({i.disk for i in inputs})
         self.attempts = [i.attempts for i in inputs]
         self.next(self.end)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pytest
+import yaml
 from servers.conftest import s3_server
 from servers.postgres import running_postgres
 from servers.redis_server import running_redis
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
     from servers.redis_server import Redis
 
 SECONDS_TO_START = 90
-# How Celery hands a task of a dead worker to another one, and goes on while Redis is gone.
+# How Celery hands a task of a dead worker to another one, after so many seconds, and goes on while Redis is gone.
 CONFIG_SOURCE = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "result_backend_always_retry": True,
     "broker_connection_retry_on_startup": True,
+    "broker_transport_options": {"visibility_timeout": 25},
 }
 # In Dagster's instance, each process has its own disk: nothing that is put there reaches another one.
 INSTANCE = """
@@ -176,9 +179,10 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
             stack.callback(worker.kill)
             worker.start()
         definitions = _deployed(folder, environment)
-        patch = stack.enter_context(_environment({**environment, "WORKER_DISK": str(folder / "run")}))
-        assert patch is None
         home = folder / "run"
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in {**environment, "WORKER_DISK": str(home)}.items():
+            patch.setenv(name, value)
         home.mkdir()
         (home / "dagster.yaml").write_text(INSTANCE.format(url=postgres.url))
         instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
@@ -193,7 +197,7 @@ def _worker(folder: Path, environment: Mapping[str, str], postgres: Postgres, re
         (folder / name).mkdir(parents=True)
     (folder / "home" / "dagster.yaml").write_text(INSTANCE.format(url=postgres.url))
     settings = {"broker_url": redis.url, "result_backend": redis.url, **CONFIG_SOURCE}
-    settings["broker_transport_options"] = TRANSPORT
+    # as `dagster-celery worker start -y` writes it
     lines = "".join(f"{name} = {value!r}\n" for name, value in settings.items())
     (folder / "dagster_celery_config.py").write_text(lines)
     return Worker(
@@ -209,35 +213,12 @@ def _worker(folder: Path, environment: Mapping[str, str], postgres: Postgres, re
     )
 
 
-# After so many seconds, a task that no worker has done is taken by another one: longer than the longest step.
-TRANSPORT = {"visibility_timeout": 25}
-
-
 def _deployed(folder: Path, environment: Mapping[str, str]) -> Path:
     """The definitions file of FarFlow, alone in a folder."""
     flows = Project.of(folder / "project", "far.py")
     config = {"broker": {"env": "BROKER"}, "backend": {"env": "BROKER"}, "config_source": CONFIG_SOURCE}
-    config["config_source"] = {**CONFIG_SOURCE, "broker_transport_options": TRANSPORT}
-    lines = dg_yaml({"execution": {"config": config}})
-    flows.write("celery.yaml", lines)
+    flows.write("celery.yaml", yaml.safe_dump({"execution": {"config": config}}))
     options = ["--executor", "dagster_celery:celery_executor", "--executor-config", "celery.yaml"]
     variables = {name: value for name, value in environment.items() if name.startswith(("METAFLOW_", "AWS_"))}
     flows.metaflow("far.py", "--datastore", "s3", "dagster", "create", "defs.py", *options, **variables)
     return (flows.folder / "defs.py").rename(folder / "deployed" / "defs.py")
-
-
-def dg_yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value)
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
