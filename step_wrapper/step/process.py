@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from step_wrapper.wire import Resumption
 
 
+# Memory that a report may need, with the imports of storages.
+REPORT_BYTES = 1 << 25
+
+
 def run_step(
     launch: Launch,
     context: PipesContext,
@@ -86,6 +90,9 @@ def run_step(
     except OSError:
         # the step's code has closed our descriptors: the supervisor reports in our place
         return exit_code
+    if not _has_memory():
+        # what can be reported then is not what is stored: the supervisor reports in our place
+        return exit_code
     # whatever the step's code has made of this signal; storages clear up behind themselves
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
@@ -111,6 +118,15 @@ def run_step(
         return exit_code
     task.tell(REPORTED)
     return 0 if is_done else 1
+
+
+def _has_memory() -> bool:
+    """Whether this process can have as much memory as a report needs: the step's code may have set a limit to it."""
+    try:
+        bytearray(REPORT_BYTES)
+    except MemoryError:
+        return False
+    return True
 
 
 def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) -> bool | None:
