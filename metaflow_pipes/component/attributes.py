@@ -52,7 +52,7 @@ class FlowAttributes:
     flow_file: Annotated[
         str | None,
         dg.Resolver.default(
-            description="The flow file; a relative path starts at the entry's folder.",
+            description="The flow file; a relative path starts at the entry's folder, or in Python at the project's.",
             examples=["{{ context.project_root }}/flows/train_flow.py"],
         ),
     ] = None

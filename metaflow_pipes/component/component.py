@@ -101,9 +101,8 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
     @property
     def defs_state_config(self) -> DefsStateConfig:
         """The place where the compiled flows are stored."""
-        name = ", ".join(self.patterns) if self._place is None else self._place.name
         return DefsStateConfig(
-            key=self.defs_state.key or f"MetaflowFlowComponent[{name}]",
+            key=self.defs_state.key or f"MetaflowFlowComponent[{self._name}]",
             management_type=self.defs_state.management_type,
             refresh_if_dev=self.defs_state.refresh_if_dev and self._broken_by is None,
         )
@@ -146,8 +145,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         Args:
             project_root: The project's folder.
         """
-        if self._place is None:
-            self._place = Place(", ".join(self.patterns), project_root / "defs.yaml", project_root)
+        self._place = self._place or self._place_in(project_root)
         key = (project_root, self.defs_state_config.key)
         try:
             version = await super().refresh_state(project_root)
@@ -175,7 +173,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         Args:
             context: The place of the entry.
         """
-        place = self._place = self._place or _place_of(context)
+        place = self._place = self._place or self._place_in(context.project_root)
         try:
             return super().build_defs(context)
         except Exception as error:
@@ -202,7 +200,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         Raises:
             CompileError: They have not been compiled.
         """
-        place = self._place = self._place or _place_of(context)
+        place = self._place = self._place or self._place_in(context.project_root)
         again = f"{REFRESH}, or reload the project in dg dev"
         if self._broken_by is not None:
             return broken_entry(place.name, self._broken_by, self._known_assets(place, state_path))
@@ -251,6 +249,18 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
         """
         return compile_state(self._request(place), place.name)
 
+    @property
+    def _name(self) -> str:
+        """The entry's name. Of one that is made in Python, Dagster does not always tell the place."""
+        if self._place is not None:
+            return self._place.name
+        files = ["/".join(Path(pattern).parts[-2:]) for pattern in self.patterns]
+        return ", ".join(filter(None, [*files, self.name, self.top_level.branch]))
+
+    def _place_in(self, project: Path) -> Place:
+        """The place of an entry that is made in Python: the project itself, wherever its code stands."""
+        return Place(self._name, project / "pyproject.toml", project)
+
     def _known_assets(self, place: Place, state_path: Path | None) -> list[dg.AssetSpec]:
         """The assets of an entry that can't be loaded: as they were before, or as the flow files tell."""
         with warnings.catch_warnings():
@@ -279,9 +289,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
 
 
 def _place_of(context: dg.ComponentLoadContext) -> Place:
-    # of an entry in Python, the path is that of its file; of several entries in a file, each has a number or a name
-    path, which = context.path, getattr(context.component_loc, "instance_key", None)
-    file = path if path.is_file() else path / "defs.yaml"
-    folder = path.parent if path.name == "component.py" else path.with_suffix("")
-    name = folder.relative_to(context.defs_module_path).as_posix()
-    return Place(f"{name}[{which}]" if which not in (None, 0, "load") else name, file, context.project_root)
+    # of several entries in a file, each has a number
+    number: Any = getattr(context.component_loc, "instance_key", None)
+    name = context.path.relative_to(context.defs_module_path).as_posix()
+    return Place(f"{name}[{number}]" if number else name, context.path / "defs.yaml", context.project_root)

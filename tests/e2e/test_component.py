@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from dagster._core.definitions.reconstruct import (
     initialize_repository_def_from_pointer,
     reconstruct_repository_def_from_pointer,
 )
+from dagster.components.core.component_tree import ComponentTree
 from support import EXAMPLES, Project, compile_in_forks, execute
 
 from metaflow_pipes import CompileError, DagsterCompiler, MetaflowFlowComponent, load_flow_definitions
@@ -310,6 +312,35 @@ def test_an_entry_that_was_never_compiled_says_how(project):
     assert {key.to_user_string() for key in defs.resolve_asset_graph().executable_asset_keys} == entries
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert entries | {"models/start", "models/train", "AFlow/end", "BFlow/end"} <= keys
+
+
+IN_PYTHON = """
+import dagster as dg
+from metaflow_pipes import MetaflowFlowComponent
+
+
+@dg.component_instance
+def load(context: dg.ComponentLoadContext) -> MetaflowFlowComponent:
+    return MetaflowFlowComponent(flow_file=str(context.project_root / "flows/train.py"), name="in_python")
+"""
+
+
+def test_an_entry_in_python_finds_its_state(project, monkeypatch):
+    entry = project.entry("python").with_name("component.py")
+    entry.parent.mkdir()
+    entry.write_text(IN_PYTHON)
+    monkeypatch.syspath_prepend(str(project.folder / "src"))
+    # as `dg utils refresh-defs-state` does
+    for component in ComponentTree.for_project(project.folder).get_all_components(MetaflowFlowComponent):
+        if component.name == "in_python":
+            asyncio.run(component.refresh_state(project.folder))
+    assert str(project.folder) not in project.states()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MetaflowFlowWarning)
+        defs = project.load()
+    assert "in_python" in {job.name for job in defs.resolve_all_job_defs()}
+    code = _spec(defs, "in_python", "train").metadata["dagster/code_references"].code_references[0]
+    assert code.file_path == str(project.folder / "flows" / "train.py")
 
 
 class GoldFlow(MetaflowFlowComponent):
