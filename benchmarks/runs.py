@@ -329,6 +329,7 @@ class Bench:
     def _measure(self, *arguments: str) -> tuple[float, float, _Samples]:
         """The seconds and CPU seconds of a Python command and all its descendants, and samples of them."""
         started = time.monotonic()
+        servers = _children(os.getpid())
         with (self._folder / "output").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -343,9 +344,11 @@ class Bench:
         samples.stop()
         cpu = usage.ru_utime + usage.ru_stime
         with contextlib.suppress(ChildProcessError):
-            while True:  # a fork server, with all that it has forked, ends a little later
-                _, _, usage = os.wait4(-1, 0)
+            # a fork server, with all that it has forked, ends a little later; a server of the benchmark's own does not
+            while not _children(os.getpid()) <= servers:
+                pid, _, usage = os.wait4(-1, os.WNOHANG)
                 cpu += usage.ru_utime + usage.ru_stime
+                time.sleep(0 if pid else SAMPLE_SECONDS / 10)
         assert os.waitstatus_to_exitcode(status) == 0, (self._folder / "output").read_text()[-3000:]
         return seconds, cpu, samples
 
@@ -383,6 +386,11 @@ class _Samples:
             stat = process_stat(self._pid)
             if stat is not None:
                 self._own_cpu.append((time.time(), stat.cpu_ticks / TICKS))
+
+
+def _children(of: int) -> set[int]:
+    stats = {folder.name: process_stat(folder.name) for folder in Path("/proc").glob("[0-9]*")}
+    return {int(pid) for pid, stat in stats.items() if stat is not None and stat.parent == of}
 
 
 def _tree(root: int) -> list[int]:
