@@ -214,6 +214,7 @@ class StepBenchmark:
             datastore="local", datastore_root=self.flow.root, timeout_seconds=None, log_level=30, indices=[],
             iteration=None, done_as=[], asset_key=f"EmptyFlow/{step}", ended_with=None, resumption=None,
             system_tags=[], triggers=[], blocking_checks=[], dagster_run_id=run_id, dagster_job_name="Benchmark",
+            remote_env={}, is_own_pod=False, job=None,
             dagster_step_key=step, run_limit_seconds=None, run_seconds_left=None,
         )  # fmt: skip
         messages = self.folder / "messages"
