@@ -54,12 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let one worker run the tests of a module that share what a fixture makes, which would be made twice else."""
-    for item in items:
-        if isinstance(item, pytest.Function) and any(
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        shares = isinstance(item, pytest.Function) and any(
             definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()
-        ):
+        )
+        if shares and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 from dagster._core.code_pointer import CodePointer
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
 from dagster._core.definitions.reconstruct import (
     initialize_repository_def_from_pointer,
     reconstruct_repository_def_from_pointer,
@@ -30,8 +31,6 @@ from metaflow_pipes.runtime import MetaflowFlowWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-pytestmark = pytest.mark.xdist_group("component")
 
 FLOW = '''
 import os
@@ -138,6 +137,8 @@ class DgProject:
     def load(self, *, in_dg: bool = False, validates: bool = False) -> dg.Definitions:
         """The project's definitions; in `dg`, its entries are compiled first."""
         with pytest.MonkeyPatch.context() as monkeypatch:
+            # as in a process of its own: where a run's process has loaded a job, Dagster takes it for that from then on
+            monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)
             monkeypatch.syspath_prepend(str(self.folder / "src"))
             if in_dg:
                 monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")

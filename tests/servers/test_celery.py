@@ -21,8 +21,6 @@ from metaflow_pipes.runs.local import LocalInstance
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.xdist_group("celery")  # one worker, with one cluster
-
 # A step that is to end asks every 10 s, and has some more to do so.
 PATIENCE_SECONDS = 25
 S3_GONE_SECONDS = 30
