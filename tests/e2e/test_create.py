@@ -326,19 +326,6 @@ def test_output_has_to_be_a_module(project):
     assert sorted(os.listdir(flows.folder)) == [".metaflow", "one_step.py"]
 
 
-def test_refusal_names_the_decorator_that_the_user_has_written(project):
-    flows: Project = project()
-    flows.write(
-        "flow.py",
-        "from metaflow import FlowSpec, pypi, step\n\nclass PackagesFlow(FlowSpec):\n"
-        "    @pypi(packages={'x': '1'})\n    @step\n    def only(self):\n        pass\n\n"
-        "if __name__ == '__main__':\n    PackagesFlow()\n",
-    )
-    finished = flows.metaflow("flow.py", "--environment=pypi", "dagster", "create", check=False)
-    assert finished.returncode == 1
-    assert "has the decorator @pypi, which is not supported" in finished.stdout
-
-
 def test_output_that_can_not_be_written(project):
     flows: Project = project("one_step.py")
     (flows.folder / "a_file").write_text("")
