@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support import Project
+from support import Project, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,12 +171,6 @@ def is_serving(dev: DagsterDev, count: int) -> bool:
     loaded = [entry for entry in entries if entry["loadStatus"] == "LOADED"]
     assert all(entry["locationOrLoadError"]["__typename"] == "RepositoryLocation" for entry in loaded), entries
     return len(loaded) == count
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], T], what: str) -> T:

@@ -44,11 +44,11 @@ class Ticks:
         return until(lambda: said if text in (said := self.tick()) else "")
 
 
-def until(condition: Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """The first true value of a condition."""
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < give_up_at
+        assert time.monotonic() < give_up_at, f"not within {seconds} s"
         time.sleep(0.1)
     return value
 

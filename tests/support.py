@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -254,6 +255,13 @@ def materialization(result: dg.ExecuteInProcessResult, step: str) -> dg.AssetMat
     events = [event.materialization for event in result.get_asset_materialization_events()]
     (found,) = [event for event in events if event.asset_key.path[-1] == step]
     return found
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def is_running(pid: int) -> bool:

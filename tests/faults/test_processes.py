@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
-from support import Project, execute, failure_description, failures, is_running, job_of, persistent
+from support import Project, execute, failure_description, failures, free_port, is_running, job_of, persistent
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.errors import DeploymentError
@@ -218,9 +217,7 @@ def _webserver(definitions: Path, home: Path) -> Iterator[Webserver]:
     # without a daemon: runs are launched at once
     coordinator = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
     (home / "dagster.yaml").write_text(json.dumps({"run_coordinator": coordinator, "telemetry": {"enabled": False}}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [BIN / "dagster-webserver", "-f", definitions, "-p", str(port), "-h", "127.0.0.1"],
         cwd=definitions.parent,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpreters import link_requirements, virtual_environment
-from servers.conftest import START_SECONDS, free_port
+from servers.conftest import START_SECONDS
+from support import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

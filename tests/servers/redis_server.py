@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -76,9 +78,7 @@ def running_redis() -> Iterator[Redis]:
     assert shutil.which("redis-server"), (
         "There is no Redis server for the tests: install Debian's package `redis-server`, or another one."
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="redis-", ignore_cleanup_errors=True) as folder:
         server = Redis(Path(folder), port)
         try:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ended_runs import until
 from servers.cluster import image, wait_for
-from servers.conftest import free_port
-from support import Project, execute, failure_description, failures, job_of, output_metadata, supervisor
+from support import Project, execute, failure_description, failures, free_port, job_of, output_metadata, supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from ended_runs import until
 from servers.cluster import NAMESPACE, Cluster, running_cluster
 from support import Project, execute, failure_description, failures, job_of, output_metadata, supervisor
 
 from metaflow_pipes.runtime.step_thread import StepThread, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.xdist_group("kubernetes")  # one worker, with one cluster
@@ -204,16 +205,8 @@ def waiting(cluster, tmp_path_factory) -> Path:
     return flows.compile("waits_in_cloud.py", top_level=S3)
 
 
-def _until(condition: Callable[[], Any], seconds: float) -> Any:
-    give_up_at = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up_at, f"not within {seconds} s"
-        time.sleep(0.1)
-    return found
-
-
 def _new_job(cluster: Cluster, known: int) -> str:
-    return _until(lambda: [entry["job"] for entry in cluster.requests("POST")][known:], SECONDS_TO_START)[0]
+    return until(lambda: [entry["job"] for entry in cluster.requests("POST")][known:], SECONDS_TO_START)[0]
 
 
 def _when_job_is_there(cluster: Cluster, known: int, number: int) -> None:
@@ -245,7 +238,7 @@ def test_job_is_deleted_when_its_run(pending, waiting, tmp_path, number):
         job = _new_job(pending, known)
         time.sleep(SECONDS_TO_KNOW)
         process.send_signal(number)
-        _until(lambda: job in dict(pending.ended()), SECONDS_TO_DELETE)
+        until(lambda: job in dict(pending.ended()), SECONDS_TO_DELETE)
     finally:
         process.kill()
         process.wait()
