@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.keywords import command_line_options, without_dagsters_types
-from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.compile.options import check_list, check_options, check_types, concurrent_runs
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.compile.stages import CompileRequest, compile_file
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dagster import EnvVar
 
-    from metaflow_pipes.compile.model import JobModel
+    from metaflow_pipes.compile.job_model import JobModel
 
 
 class CompileWarning(UserWarning):

@@ -22,7 +22,7 @@ from metaflow_pipes.cli.runs import list_runs, resume, status, terminate, trigge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metaflow_pipes.compile.model import JobModel
+    from metaflow_pipes.compile.job_model import JobModel
     from metaflow_pipes.deployment.definitions_file import Deployment
 
 
@@ -309,7 +309,7 @@ def create(
     deployer_attribute_file: str | None,
 ) -> None:
     """Compile the flow: read, lower, render, write."""
-    from metaflow_pipes.compile.model import JobOptions
+    from metaflow_pipes.compile.job_options import JobOptions
     from metaflow_pipes.compile.options import (
         concurrent_runs,
         parse_pairs,

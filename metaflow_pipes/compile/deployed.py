@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.compile.model import EventModel, ScheduleModel, TriggerModel
+from metaflow_pipes.compile.flow_model import EventModel, ScheduleModel, TriggerModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.names import is_event_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from metaflow_pipes.compile.model import FlowModel, JobOptions, ParameterModel
+    from metaflow_pipes.compile.flow_model import FlowModel, ParameterModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 def as_deployed(flow: FlowModel, options: JobOptions) -> FlowModel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow.decorators import flow_decorators
 from metaflow.parameters import DeployTimeField
 
-from metaflow_pipes.compile.model import ExitHooksModel, ScheduleModel
+from metaflow_pipes.compile.flow_model import ExitHooksModel, ScheduleModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow import current
 from metaflow.exception import MetaflowException
 
-from metaflow_pipes.compile.model import EventModel, TriggerModel
+from metaflow_pipes.compile.flow_model import EventModel, TriggerModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.names import is_event_name
 

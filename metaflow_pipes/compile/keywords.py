@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from metaflow_pipes.compile.model import FromRunEnvironment
+from metaflow_pipes.compile.job_options import FromRunEnvironment
 
 if TYPE_CHECKING:
     from dagster import EnvVar

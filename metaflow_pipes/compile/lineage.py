@@ -10,7 +10,8 @@ from metaflow_pipes.compile.options import check_list, refuse_said_twice
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
-    from metaflow_pipes.compile.model import FlowModel, JobOptions
+    from metaflow_pipes.compile.flow_model import FlowModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 def dependencies_of(flow: FlowModel, options: JobOptions) -> dict[str | None, tuple[str, ...]]:

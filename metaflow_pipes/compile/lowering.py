@@ -11,8 +11,8 @@ from metaflow_pipes.compile.automation.notifications import notification_sensors
 from metaflow_pipes.compile.automation.schedules import schedules_of
 from metaflow_pipes.compile.automation.triggers import trigger_sensors
 from metaflow_pipes.compile.deployed import as_deployed
+from metaflow_pipes.compile.job_model import JobModel, OpModel
 from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameters
-from metaflow_pipes.compile.model import JobModel, JobOptions, OpModel
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
 from metaflow_pipes.compile.options import check_options, check_pools, executor_of, kubernetes_of, translator_of
 from metaflow_pipes.compile.partitions import partitions_of
@@ -33,7 +33,9 @@ from metaflow_pipes.run_options import shown_tags
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from metaflow_pipes.compile.model import ExecutorModel, FlowModel, StepModel
+    from metaflow_pipes.compile.flow_model import FlowModel, StepModel
+    from metaflow_pipes.compile.job_model import ExecutorModel
+    from metaflow_pipes.compile.job_options import JobOptions
     from metaflow_pipes.compile.wiring import Wiring
 
 

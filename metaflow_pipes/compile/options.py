@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.notifications import check_notifications
-from metaflow_pipes.compile.model import ExecutorModel, FromRunEnvironment, ImportModel
+from metaflow_pipes.compile.job_model import ExecutorModel, ImportModel
+from metaflow_pipes.compile.job_options import FromRunEnvironment
 from metaflow_pipes.compile.partitions import check_partition_options
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.names import KUBERNETES_CHOICES, WARM_STARTS
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dagster import ExecutorDefinition
 
-    from metaflow_pipes.compile.model import JobOptions
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 # The levels of `logging` at which records of the steps can start to be sent to Dagster.

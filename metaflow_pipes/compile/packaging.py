@@ -14,7 +14,7 @@ from metaflow.includefile import IncludeFile
 from metaflow.package import MetaflowPackage
 from metaflow.parameters import deploy_time_eval
 
-from metaflow_pipes.compile.model import PackageModel
+from metaflow_pipes.compile.flow_model import PackageModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.file_format import FIRST_LINE
 from step_wrapper.wire import PACKAGED_MODULES
@@ -22,7 +22,8 @@ from step_wrapper.wire import PACKAGED_MODULES
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from metaflow_pipes.compile.model import JobModel, ParameterModel
+    from metaflow_pipes.compile.flow_model import ParameterModel
+    from metaflow_pipes.compile.job_model import JobModel
 
 
 # How long it may take to build and store a package, before that is said, and from then on. Metaflow's own retries of a

@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.cron import CronError, is_time_zone, translate
-from metaflow_pipes.compile.model import DimensionModel, PartitionsModel
+from metaflow_pipes.compile.job_model import DimensionModel, PartitionsModel
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
 
 if TYPE_CHECKING:
     from dagster import PartitionsDefinition
 
-    from metaflow_pipes.compile.model import FlowModel, JobOptions, ParameterModel
+    from metaflow_pipes.compile.flow_model import FlowModel, ParameterModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 BY = "--partition-by"
 FORMS = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from metaflow_pipes.compile.model import FlowModel
+    from metaflow_pipes.compile.flow_model import FlowModel
 
 # The op tag that dagster-k8s reads (`dagster_k8s.job.USER_DEFINED_K8S_CONFIG_KEY`).
 TAG = "dagster-k8s/config"

@@ -34,8 +34,8 @@ from metaflow.util import get_username
 from metaflow_pipes.compile.compute import read_compute
 from metaflow_pipes.compile.credentials import looks_like_credential
 from metaflow_pipes.compile.flow_decorators import read_exit_hooks, read_schedule
+from metaflow_pipes.compile.flow_model import CheckModel, FlowModel, ParameterModel, StepModel
 from metaflow_pipes.compile.flow_triggers import read_triggers
-from metaflow_pipes.compile.model import CheckModel, FlowModel, ParameterModel, StepModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.locations import fingerprint_of
 

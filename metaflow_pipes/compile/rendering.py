@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from metaflow_pipes.compile.model import Body, Call, FromRunEnvironment, Reference
+from metaflow_pipes.compile.job_model import Body, Call, Reference
+from metaflow_pipes.compile.job_options import FromRunEnvironment
 from metaflow_pipes.compile.naming import definition_name
 from metaflow_pipes.file_format import current_version
 from metaflow_pipes.names import PIPES_RESOURCE
@@ -17,15 +18,13 @@ from metaflow_pipes.names import PIPES_RESOURCE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from metaflow_pipes.compile.model import (
+    from metaflow_pipes.compile.flow_model import CheckModel, PackageModel, ParameterModel
+    from metaflow_pipes.compile.job_model import (
         AutomationModel,
-        CheckModel,
         ExecutorModel,
         HelperModel,
         JobModel,
         OpModel,
-        PackageModel,
-        ParameterModel,
         PartitionsModel,
     )
 

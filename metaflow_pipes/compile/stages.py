@@ -20,7 +20,8 @@ from metaflow_pipes.errors import CompileError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from metaflow_pipes.compile.model import JobModel, JobOptions
+    from metaflow_pipes.compile.job_model import JobModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 # The files in the folder of the hidden command.
 REQUEST = "request.pickle"

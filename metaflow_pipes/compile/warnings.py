@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.notifications import ENVIRONMENT_PREFIX, webhooks, without_secrets
 from metaflow_pipes.compile.credentials import looks_like_credential
-from metaflow_pipes.compile.model import FromRunEnvironment
+from metaflow_pipes.compile.job_options import FromRunEnvironment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metaflow_pipes.compile.model import FlowModel, JobOptions
+    from metaflow_pipes.compile.flow_model import FlowModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 def trigger_warnings(flow: FlowModel) -> Iterable[str]:

@@ -23,13 +23,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from metaflow_pipes.compile.model import Body, Call, HelperModel, Reference
+from metaflow_pipes.compile.job_model import Body, Call, HelperModel, Reference
 from metaflow_pipes.names import RESULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from metaflow_pipes.compile.model import StepModel
+    from metaflow_pipes.compile.flow_model import StepModel
 
 # The input of an op that takes one task, or all tasks as a list.
 UPSTREAM = "upstream"

@@ -8,8 +8,8 @@ import dagster as dg
 from dagster.components.resolved.core_models import AssetPostProcessor
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.keywords import without_dagsters_types
-from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.component.parts import (
     EventSpec,
     MetaflowOptions,

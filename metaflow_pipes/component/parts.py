@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import dagster as dg
 
-from metaflow_pipes.compile.model import EventModel, ScheduleModel
+from metaflow_pipes.compile.flow_model import EventModel, ScheduleModel
 from metaflow_pipes.errors import CompileError
 
 # A variable of the run's environment, as Dagster's templates name it: `{{ env.API_KEY }}`, `{{ env("API_KEY") }}`.

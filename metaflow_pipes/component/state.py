@@ -21,7 +21,7 @@ from metaflow_pipes.runtime.flow import NO_USERS, USER_VARIABLES, MetaflowFlowWa
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from metaflow_pipes.compile.model import JobOptions
+    from metaflow_pipes.compile.job_options import JobOptions
 
 # Counts up when the state is written otherwise.
 STATE_FORMAT = 1

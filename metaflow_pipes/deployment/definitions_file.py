@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.compile.model import ParameterModel
+from metaflow_pipes.compile.flow_model import ParameterModel
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion
 from metaflow_pipes.locations import beside, logs_command, metadata_provider, run_folder, staleness

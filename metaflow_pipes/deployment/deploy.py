@@ -20,7 +20,7 @@ from metaflow_pipes.errors import CompileError
 from metaflow_pipes.files import replacing
 
 if TYPE_CHECKING:
-    from metaflow_pipes.compile.model import JobModel
+    from metaflow_pipes.compile.job_model import JobModel
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.deployment.production_tokens import ProductionToken, TokenOptions
 

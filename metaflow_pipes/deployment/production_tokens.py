@@ -24,7 +24,7 @@ from metaflow_pipes.names import project_and_branch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metaflow_pipes.compile.model import JobModel
+    from metaflow_pipes.compile.job_model import JobModel
     from metaflow_pipes.deployment.definitions_file import Deployment
 
 # What tells a token's namespace from a user's.

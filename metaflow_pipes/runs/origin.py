@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from metaflow_pipes.compile.model import ParameterModel
+    from metaflow_pipes.compile.flow_model import ParameterModel
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import DagsterService
 

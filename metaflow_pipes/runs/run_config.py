@@ -12,7 +12,7 @@ from metaflow_pipes.parameter_text import typed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from metaflow_pipes.compile.model import ParameterModel
+    from metaflow_pipes.compile.flow_model import ParameterModel
     from metaflow_pipes.deployment.definitions_file import Deployment
 
 

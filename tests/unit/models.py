@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.compile.model import FlowModel, StepModel
+from metaflow_pipes.compile.flow_model import FlowModel, StepModel
 from metaflow_pipes.runtime import MetaflowFlow
 
 if TYPE_CHECKING:

@@ -16,16 +16,10 @@ from dagster.components.resolved.errors import ResolutionException
 from models import flow_model, step_model
 
 from metaflow_pipes import CompileError, DeploymentError, MetaflowFlowComponent
+from metaflow_pipes.compile.flow_model import EventModel, ParameterModel, ScheduleModel, TriggerModel
+from metaflow_pipes.compile.job_options import FromRunEnvironment, JobOptions
 from metaflow_pipes.compile.keywords import command_line_options
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import (
-    EventModel,
-    FromRunEnvironment,
-    JobOptions,
-    ParameterModel,
-    ScheduleModel,
-    TriggerModel,
-)
 from metaflow_pipes.component.attributes import FlowAttributes
 from metaflow_pipes.component.parts import MetaflowOptions, RetrySpec, decospecs_of
 from metaflow_pipes.component.python import FlowOptions

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from models import flow_model, step_model
 
 from metaflow_pipes import DeploymentError
+from metaflow_pipes.compile.flow_model import FlowModel, ParameterModel
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import FlowModel, JobOptions, ParameterModel
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.lookup import deployment_of, find_deployment

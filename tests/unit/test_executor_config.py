@@ -10,8 +10,8 @@ from dagster_celery import celery_executor
 from dagster_k8s import k8s_job_executor
 from models import flow_model, step_model
 
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.executor_config import executor_config_in

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from models import flow_model
 from support import job_of
 
+from metaflow_pipes.compile.flow_model import StepModel
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import JobOptions, StepModel
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.runtime import MetaflowPipesClient
 from step_wrapper import wire

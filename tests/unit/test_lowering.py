@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from models import flow_model, step_model
 
 from metaflow_pipes import CompileError, runtime
+from metaflow_pipes.compile.flow_model import ParameterModel, ScheduleModel
+from metaflow_pipes.compile.job_model import Reference
+from metaflow_pipes.compile.job_options import FromRunEnvironment, JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel, Reference, ScheduleModel
 from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name, is_free_identifier
 from metaflow_pipes.compile.options import parse_step_env
 from metaflow_pipes.runtime import release_0_1

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 from models import flow_model, step_model
 
-from metaflow_pipes.compile.model import JobOptions, ParameterModel
+from metaflow_pipes.compile.flow_model import ParameterModel
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.options import check_options
 from metaflow_pipes.compile.partitions import dagster_definition, partitions_of
 from metaflow_pipes.errors import CompileError, PartitionError

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flow_model, step_model
 
+from metaflow_pipes.compile.flow_model import ParameterModel
+from metaflow_pipes.compile.job_options import FromRunEnvironment, JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import FromRunEnvironment, JobOptions, ParameterModel
 from metaflow_pipes.compile.rendering import literal, render
 
 DEFINITIONS = Path("/project/defs.py")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from metaflow_pipes.compile.model import ParameterModel
+from metaflow_pipes.compile.flow_model import ParameterModel
 from metaflow_pipes.deployment.definitions_file import Deployment
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion

@@ -19,8 +19,8 @@ from models import flow_model, step_model
 from support import load
 from test_graph_properties import NAMES, Elements, Interpreter, StubClient, flows, step_models
 
+from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.model import JobOptions
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.runtime import MetaflowPipesClient
 from metaflow_pipes.runtime.selection import selection
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from metaflow_pipes.compile.model import StepModel
+    from metaflow_pipes.compile.flow_model import StepModel
 
 
 def _module(folder: Path, steps: Iterable[StepModel], *options: str, **more: Any) -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.cron import CronError, in_words, is_time_zone, translate
-from metaflow_pipes.compile.model import AutomationModel
+from metaflow_pipes.compile.job_model import AutomationModel
 from metaflow_pipes.compile.options import overridden_by_translator, refuse_said_twice
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.names import ASSET_EVENT_PREFIX
@@ -13,7 +13,8 @@ from metaflow_pipes.names import ASSET_EVENT_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metaflow_pipes.compile.model import FlowModel, JobOptions
+    from metaflow_pipes.compile.flow_model import FlowModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 ON_CRON = "on_cron:"
 DEFAULT_TIMEZONE = "UTC"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metaflow_pipes.compile.model import AutomationModel
+from metaflow_pipes.compile.job_model import AutomationModel
 
 if TYPE_CHECKING:
-    from metaflow_pipes.compile.model import FlowModel, JobOptions
+    from metaflow_pipes.compile.flow_model import FlowModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 def exit_hook_sensors(flow: FlowModel, job: str, options: JobOptions) -> tuple[AutomationModel, ...]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.compile.credentials import is_secret_url
-from metaflow_pipes.compile.model import AutomationModel
+from metaflow_pipes.compile.job_model import AutomationModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
-    from metaflow_pipes.compile.model import JobOptions
+    from metaflow_pipes.compile.job_options import JobOptions
 
 # What stands before the name of a variable that holds an address.
 ENVIRONMENT_PREFIX = "env:"

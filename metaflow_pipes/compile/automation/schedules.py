@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from metaflow_pipes.compile.automation.cron import CronError, in_words, is_time_zone, translate
-from metaflow_pipes.compile.model import AutomationModel
+from metaflow_pipes.compile.job_model import AutomationModel
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
 
@@ -16,13 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.compile.automation.cron import Cron
-    from metaflow_pipes.compile.model import (
-        FlowModel,
-        JobOptions,
-        ParameterModel,
-        PartitionsModel,
-        ScheduleModel,
-    )
+    from metaflow_pipes.compile.flow_model import FlowModel, ParameterModel, ScheduleModel
+    from metaflow_pipes.compile.job_model import PartitionsModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 FACTORY = "flow_schedule"
 DEFAULT_TIMEZONE = "UTC"

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from metaflow_pipes.compile.automation.cron import CronError, translate
-from metaflow_pipes.compile.model import AutomationModel
+from metaflow_pipes.compile.job_model import AutomationModel
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metaflow_pipes.compile.model import EventModel, FlowModel, JobOptions, TriggerModel
+    from metaflow_pipes.compile.flow_model import EventModel, FlowModel, TriggerModel
+    from metaflow_pipes.compile.job_options import JobOptions
 
 
 def trigger_sensors(flow: FlowModel, job: str, options: JobOptions) -> Iterable[AutomationModel]:
