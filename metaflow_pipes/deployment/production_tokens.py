@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from metaflow.plugins.aws.step_functions import production_token
 
-from metaflow_pipes.compile.reader import username
+from metaflow_pipes.compile.settings import username
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.registry import registered
 from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError

@@ -56,7 +56,7 @@ from step_wrapper.wire import PACKAGED_MODULES
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        # metaflow_pipes/compile/reader.py: a flow as `run` has it
+        # stage 1 of metaflow_pipes/compile: a flow as `run` has it
         (_attach_decorators, ["flow", "decospecs"]),
         (extract_step_decorator_from_decospec, ["decospec"]),
         (flow_decorators, ["flow_cls"]),
@@ -176,7 +176,7 @@ def test_metaflow_has_the_functions_that_are_used(function: Any, names: list[str
 @pytest.mark.parametrize(
     ("of", "names"),
     [
-        # metaflow_pipes/compile/reader.py
+        # stage 1 of metaflow_pipes/compile
         (Decorator.__init__, {"attributes", "statically_defined", "inserted_by", "_user_defined_attributes"}),
         (FlowGraph.__init__, {"sorted_nodes"}),
         (DAGNode.__init__, {"name", "type", "doc", "decorators", "in_funcs", "out_funcs", "split_parents"}),
