@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow_pipes.compile.job_options import JobOptions
 from metaflow_pipes.compile.keywords import command_line_options, without_dagsters_types
-from metaflow_pipes.compile.options import check_list, check_options, check_types, concurrent_runs
+from metaflow_pipes.compile.option_values import check_list, check_types
+from metaflow_pipes.compile.options import check_options, concurrent_runs
 from metaflow_pipes.compile.rendering import render
 from metaflow_pipes.compile.stages import CompileRequest, compile_file
 from metaflow_pipes.deployment.deploy import deploy, resolve_definitions_file, with_token

@@ -310,14 +310,14 @@ def create(
 ) -> None:
     """Compile the flow: read, lower, render, write."""
     from metaflow_pipes.compile.job_options import JobOptions
-    from metaflow_pipes.compile.options import (
-        concurrent_runs,
+    from metaflow_pipes.compile.option_text import (
         parse_pairs,
         parse_param_from,
         parse_partition_by,
         parse_pools,
         parse_step_env,
     )
+    from metaflow_pipes.compile.options import concurrent_runs
     from metaflow_pipes.compile.stages import CompileRequest, compile_flow
     from metaflow_pipes.deployment.deploy import deploy
     from metaflow_pipes.deployment.lookup import chosen_name

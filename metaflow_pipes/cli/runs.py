@@ -255,7 +255,7 @@ class _Launch:
         Raises:
             CompileError: Names the option, and says why.
         """
-        from metaflow_pipes.compile.options import check_tags, check_workflow_timeout
+        from metaflow_pipes.compile.option_values import check_tags, check_workflow_timeout
         from metaflow_pipes.compile.run_decorators import check_run_decospecs
 
         check_tags(self._options.tags)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from metaflow_pipes.compile.options import check_list, refuse_said_twice
+from metaflow_pipes.compile.option_values import check_list
+from metaflow_pipes.compile.translator import refuse_said_twice
 from metaflow_pipes.errors import CompileError
 
 if TYPE_CHECKING:

@@ -11,13 +11,15 @@ from metaflow_pipes.compile.automation.notifications import notification_sensors
 from metaflow_pipes.compile.automation.schedules import schedules_of
 from metaflow_pipes.compile.automation.triggers import trigger_sensors
 from metaflow_pipes.compile.deployed import as_deployed
+from metaflow_pipes.compile.executor import executor_of, kubernetes_of
 from metaflow_pipes.compile.job_model import JobModel, OpModel
 from metaflow_pipes.compile.lineage import dependencies_of, with_asset_parameters
 from metaflow_pipes.compile.naming import definition_name, is_free_identifier, job_name, op_names
-from metaflow_pipes.compile.options import check_options, check_pools, executor_of, kubernetes_of, translator_of
+from metaflow_pipes.compile.options import check_options, check_pools
 from metaflow_pipes.compile.partitions import partitions_of
 from metaflow_pipes.compile.pods import TAG as POD_TAG
 from metaflow_pipes.compile.pods import pod_config, pod_warnings
+from metaflow_pipes.compile.translator import translator_of
 from metaflow_pipes.compile.warnings import (
     config_warnings,
     credential_warnings,

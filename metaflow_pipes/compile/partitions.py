@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.cron import CronError, is_time_zone, translate
 from metaflow_pipes.compile.job_model import DimensionModel, PartitionsModel
+from metaflow_pipes.compile.option_values import check_tags
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.parameter_text import typed
 
@@ -199,8 +200,6 @@ def _date(name: str, spec: str, text: str, fmt: str) -> datetime:
 def _check_definition(model: PartitionsModel, options: JobOptions) -> None:
     """Let Dagster itself check the partitions, and Metaflow the tags that known keys make."""
     from dagster import DagsterInvalidDefinitionError
-
-    from metaflow_pipes.compile.options import check_tags
 
     try:
         dagster_definition(model)

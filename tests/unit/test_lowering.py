@@ -16,7 +16,7 @@ from metaflow_pipes.compile.job_model import Reference
 from metaflow_pipes.compile.job_options import FromRunEnvironment, JobOptions
 from metaflow_pipes.compile.lowering import lower
 from metaflow_pipes.compile.naming import RESERVED_NAMES, definition_name, is_free_identifier
-from metaflow_pipes.compile.options import parse_step_env
+from metaflow_pipes.compile.option_text import parse_step_env
 from metaflow_pipes.runtime import release_0_1
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from metaflow_pipes.compile.automation.cron import CronError, in_words, is_time_zone, translate
 from metaflow_pipes.compile.job_model import AutomationModel
-from metaflow_pipes.compile.options import overridden_by_translator, refuse_said_twice
+from metaflow_pipes.compile.translator import overridden_by_translator, refuse_said_twice
 from metaflow_pipes.errors import CompileError, VerbatimError
 from metaflow_pipes.names import ASSET_EVENT_PREFIX
 
