@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
-from metaflow_pipes.compile.job_model import Body, Call, Reference
-from metaflow_pipes.compile.job_options import FromRunEnvironment
+from metaflow_pipes.compile.graph_body import statements_of
 from metaflow_pipes.compile.naming import definition_name
+from metaflow_pipes.compile.source import LINE_LENGTH, bracketed, literal, one_line
 from metaflow_pipes.file_format import current_version
 from metaflow_pipes.names import PIPES_RESOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from metaflow_pipes.compile.flow_model import CheckModel, PackageModel, ParameterModel
     from metaflow_pipes.compile.job_model import (
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
         OpModel,
         PartitionsModel,
     )
-
-LINE_LENGTH = 110
 
 
 def render(job: JobModel, definitions_file: Path, moves: Path | None = None) -> str:
@@ -84,7 +81,7 @@ def _template() -> jinja2.Template:
         automation=_automation,
         partitions=_partitions,
         assets=_assets,
-        statements=_statements,
+        statements=statements_of,
     )
     return environment.get_template("definitions.py.jinja")
 
@@ -130,9 +127,9 @@ def _partitions(partitions: PartitionsModel) -> str:
         definitions[dimension.parameter] = arguments, f"dg.{dimension.definition}("
     if len(definitions) == 1:
         ((arguments, opening),) = definitions.values()
-        return _wrapped(opening, arguments, ")", prefix=len("PARTITIONS = "))
+        return bracketed(opening, arguments, ")", prefix=len("PARTITIONS = "))
     items = [
-        f"{_flat(name)}: {_wrapped(opening, arguments, ')', indent=8, prefix=len(name) + 4)}"
+        f"{one_line(name)}: {bracketed(opening, arguments, ')', indent=8, prefix=len(name) + 4)}"
         for name, (arguments, opening) in definitions.items()
     ]
     inner = "".join(f"        {item},\n" for item in items)
@@ -146,14 +143,14 @@ def _flow_partitions(partitions: PartitionsModel) -> str:
         value = getattr(partitions, name)
         if value is not None:
             arguments.append(f"{name}={literal(value)}")
-    return _wrapped("MetaflowPartitions(", arguments, ")", indent=4, prefix=len("partitions="))
+    return bracketed("MetaflowPartitions(", arguments, ")", indent=4, prefix=len("partitions="))
 
 
 def _package(package: PackageModel, job: JobModel, folder: Path, near: Sequence[Path]) -> str:
     """The `package` of `MetaflowFlow`."""
     url = _near(package.url, folder, near) if job.flow.datastore == "local" else package.url
-    arguments = [_flat(url), f"sha={_flat(package.sha)}", f"metadata={_flat(package.metadata)}"]
-    return _wrapped("CodePackage(", arguments, ")", indent=4, prefix=len("package="))
+    arguments = [one_line(url), f"sha={one_line(package.sha)}", f"metadata={one_line(package.metadata)}"]
+    return bracketed("CodePackage(", arguments, ")", indent=4, prefix=len("package="))
 
 
 def _step(op: OpModel, job: JobModel, folder: Path, near: Sequence[Path]) -> str:
@@ -178,8 +175,8 @@ def _step(op: OpModel, job: JobModel, folder: Path, near: Sequence[Path]) -> str
         if value is not None:
             arguments.append(f"{name}={literal(value)}")
     if step.checks:
-        arguments.append(_wrapped("checks=[", [_check(check) for check in step.checks], "]", indent=12, prefix=1))
-    return _wrapped("MetaflowStep(", arguments, ")", indent=8, prefix=1)
+        arguments.append(bracketed("checks=[", [_check(check) for check in step.checks], "]", indent=12, prefix=1))
+    return bracketed("MetaflowStep(", arguments, ")", indent=8, prefix=1)
 
 
 def _check(check: CheckModel) -> str:
@@ -223,18 +220,18 @@ def _imports(job: JobModel) -> str:
         names.add(factory)
     ordered = sorted(names, key=lambda name: (name.islower(), not name.isupper(), name))
     line = f"from metaflow_pipes.runtime import {', '.join(ordered)}"
-    return line if len(line) <= LINE_LENGTH else _wrapped("from metaflow_pipes.runtime import (", ordered, ")")
+    return line if len(line) <= LINE_LENGTH else bracketed("from metaflow_pipes.runtime import (", ordered, ")")
 
 
 def _decorator(op: OpModel, job: JobModel) -> str:
     """The `@dg.op` of a step."""
     step, flow = op.step, job.flow
-    arguments = {"name": _flat(op.definition)}
+    arguments = {"name": one_line(op.definition)}
     if step.description:
-        arguments["description"] = f"FLOW[{_flat(step.name)}].description"
-    outs = ["FLOW", _flat(step.name)]
+        arguments["description"] = f"FLOW[{one_line(step.name)}].description"
+    outs = ["FLOW", one_line(step.name)]
     if op.switch:
-        outs.append(f"ways={_flat(list(op.switch.values()))}")
+        outs.append(f"ways={one_line(list(op.switch.values()))}")
     if op.emits_items:
         outs.append("emits_items=True")
     arguments["out"] = f"step_outs({', '.join(outs)})"
@@ -245,8 +242,8 @@ def _decorator(op: OpModel, job: JobModel) -> str:
     if op.tags:
         arguments["tags"] = literal(op.tags, indent=4, prefix=5)
     if op.pool is not None or job.translator is not None:
-        arguments["pool"] = f"FLOW.pool({_flat(step.name)})"
-    return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()], indent=0)
+        arguments["pool"] = f"FLOW.pool({one_line(step.name)})"
+    return _call("@dg.op", [f"{name}={value}" for name, value in arguments.items()])
 
 
 def _signature(op: OpModel) -> str:
@@ -254,15 +251,15 @@ def _signature(op: OpModel) -> str:
     annotation = "list[str]" if op.takes_list else "str"
     inputs = [f"{name}: {annotation}" for name in op.inputs]
     arguments = ["context: dg.OpExecutionContext", f"{PIPES_RESOURCE}: MetaflowPipesClient", *inputs]
-    return _wrapped(f"def {op.function}(", arguments, "):")
+    return bracketed(f"def {op.function}(", arguments, "):")
 
 
 def _run_step(op: OpModel) -> str:
     """The statement that runs a step in its op: one call, and the shape of the op's output."""
     step = op.step
-    arguments = ["context", PIPES_RESOURCE, "FLOW", _flat(step.name)]
+    arguments = ["context", PIPES_RESOURCE, "FLOW", one_line(step.name)]
     if op.inputs:
-        arguments.append(op.inputs[0] if len(op.inputs) == 1 else _wrapped("[", op.inputs, "]", indent=8))
+        arguments.append(op.inputs[0] if len(op.inputs) == 1 else bracketed("[", op.inputs, "]", indent=8))
     if step.environment:
         arguments.append(f"extra_env={literal(step.environment, indent=8, prefix=10)}")
     if step.user_code_retries:
@@ -279,12 +276,12 @@ def _run_step(op: OpModel) -> str:
         shape = "way"
     else:
         shape = "split" if step.kind in ("foreach", "parallel") else "path"
-    return _wrapped("yield from run_step(", arguments, f").as_{shape}()", indent=4)
+    return bracketed("yield from run_step(", arguments, f").as_{shape}()", indent=4)
 
 
 def _choice(arguments: list[str], outputs: Mapping[str, str]) -> str:
     """The statement that runs the step of a switch, broken where a formatter would break it."""
-    line = _wrapped("yield from run_step(", arguments, f").as_choice({_flat(outputs)})", indent=4)
+    line = bracketed("yield from run_step(", arguments, f").as_choice({one_line(outputs)})", indent=4)
     call = f"yield from run_step({', '.join(arguments)}).as_choice("
     if "\n" not in line or "\n" in call or len(call) + 4 > LINE_LENGTH:
         return line
@@ -299,10 +296,10 @@ def _retry_policy(op: OpModel) -> str:
 def _graph(job: JobModel) -> str:
     """The `@dg.graph` of the job."""
     # Dagster wants another name than that of the graph that is made of it for the assets
-    arguments = [f"name={_flat(f'{job.name}__job')}"]
+    arguments = [f"name={one_line(f'{job.name}__job')}"]
     if job.flow.description:
-        arguments.append(f"description={_flat(job.flow.description)}")
-    return _call("@dg.graph", arguments, indent=0)
+        arguments.append(f"description={one_line(job.flow.description)}")
+    return _call("@dg.graph", arguments)
 
 
 def _executor(executor: ExecutorModel) -> str:
@@ -310,32 +307,32 @@ def _executor(executor: ExecutorModel) -> str:
     if not executor.config:
         return executor.expression
     arguments = [executor.expression, literal(dict(executor.config), indent=4)]
-    return _wrapped("with_executor_config(", arguments, ")", prefix=len("EXECUTOR = "))
+    return bracketed("with_executor_config(", arguments, ")", prefix=len("EXECUTOR = "))
 
 
 def _job(job: JobModel) -> str:
     """The job of the graph."""
     tags = f"tags={literal(job.tags, indent=4, prefix=5)}"
-    name = f"name={_flat(job.name)}"
+    name = f"name={one_line(job.name)}"
     arguments = [name, tags, "resource_defs=RESOURCES", "executor_def=EXECUTOR"]
     if job.partitions is not None:
         arguments.append("partitions_def=PARTITIONS")
     elif job.translator is not None:
         arguments.append("partitions_def=partitions_def_of(FLOW)")
-    return _call(f"{job.function} = JOB = graph.to_job", arguments, indent=0)
+    return _call(f"{job.function} = JOB = graph.to_job", arguments)
 
 
 def _helper(helper: HelperModel, job: JobModel) -> str:
     """The definition of a helper op."""
-    arguments = [_flat(definition_name(job.name, helper.name))]
+    arguments = [one_line(definition_name(job.name, helper.name))]
     if helper.outputs:
         arguments.append(literal(helper.outputs, indent=4))
     if helper.depth is not None:
         arguments.append(f"depth={helper.depth}")
     arguments.append("flow=FLOW")
     if helper.step is not None:
-        arguments.append(f"step={_flat(helper.step)}")
-    return _call(f"{helper.name} = {helper.factory}", arguments, indent=0)
+        arguments.append(f"step={one_line(helper.step)}")
+    return _call(f"{helper.name} = {helper.factory}", arguments)
 
 
 def _automation(automation: AutomationModel) -> str:
@@ -343,152 +340,16 @@ def _automation(automation: AutomationModel) -> str:
     arguments = [
         f"{name}={literal(value, indent=12, prefix=len(name) + 1)}" for name, value in automation.arguments.items()
     ]
-    return _wrapped(f"{automation.factory}(", ["FLOW", "JOB", *arguments], ")", indent=8, prefix=1)
+    return bracketed(f"{automation.factory}(", ["FLOW", "JOB", *arguments], ")", indent=8, prefix=1)
 
 
 def _assets(job: JobModel) -> str:
     """The flow's assets, the first of which depends on the events that start the flow."""
     events = [event.name for trigger in job.flow.triggers for event in trigger.events]
     arguments = ["FLOW", "JOB", *([f"events={literal(events, indent=4, prefix=7)}"] if events else [])]
-    return _wrapped("flow_assets(", arguments, ")", prefix=9)
+    return bracketed("flow_assets(", arguments, ")", prefix=9)
 
 
-def _statement(statement: Call | Body, used: frozenset[str]) -> str:
-    """A statement of the job's body, at its indentation."""
-    if isinstance(statement, Call):
-        return f"    {_application(statement, used, indent=4)}"
-    returned = [_reference(reference) for reference, _ in statement.results]
-    variables = [variable for _, variable in statement.results]
-    inner = frozenset({reference.variable for reference, _ in statement.results} | _used(statement.calls))
-    mapped = f"{_reference(statement.source)}.map"
-    if len(statement.calls) == 1 and len(returned) == 1:
-        return f"    {variables[0]} = {mapped}({_node(statement.calls[0])})"
-    mapped = f"{mapped}({statement.function})"
-    return "\n".join(
-        [
-            "",
-            f"    def {statement.function}({statement.item}):",
-            *(f"        {_application(call, inner, indent=8)}" for call in statement.calls),
-            f"        return {_several(returned, indent=8, prefix=7)}",
-            "",
-            f"    {_several(variables, indent=4, prefix=len(mapped) + 3)} = {mapped}",
-        ]
-    )
-
-
-def _several(items: list[str], indent: int, prefix: int) -> str:
-    """One item, or several as a tuple: bare if it fits."""
-    flat = ", ".join(items)
-    if len(flat) + indent + prefix <= LINE_LENGTH:
-        return flat
-    return _wrapped("(", items, ")", indent, prefix)
-
-
-def _application(call: Call, used: frozenset[str], indent: int) -> str:
-    assignment = f"{call.variable} = " if call.variable in used else ""
-    opening = f"{assignment}{_node(call)}("
-    return _wrapped(opening, [_argument(argument, indent + 4) for argument in call.arguments], ")", indent)
-
-
-def _node(call: Call) -> str:
-    """An op as a node of the job, under the name that step keys and the run config have."""
-    return f"{call.function}.alias({_flat(call.op)})"
-
-
-def _argument(argument: Reference | tuple[Reference, ...], indent: int) -> str:
-    if isinstance(argument, Reference):
-        return _reference(argument)
-    if len(argument) == 1 and argument[0].is_collected:
-        return _reference(argument[0])
-    return _wrapped("[", [_reference(reference) for reference in argument], "]", indent)
-
-
-def _reference(reference: Reference) -> str:
-    output = f".{reference.output}" if reference.output is not None else ""
-    return f"{reference.variable}{output}{'.collect()' if reference.is_collected else ''}"
-
-
-def _used(calls: Iterable[Call]) -> set[str]:
-    """The variables that calls take."""
-    arguments = [argument for call in calls for argument in call.arguments]
-    return {
-        reference.variable
-        for argument in arguments
-        for reference in ((argument,) if isinstance(argument, Reference) else argument)
-    }
-
-
-def _statements(job: JobModel) -> list[str]:
-    calls = [statement for statement in job.statements if isinstance(statement, Call)]
-    sources = {statement.source.variable for statement in job.statements if isinstance(statement, Body)}
-    used = frozenset(_used(calls) | sources)
-    return [_statement(statement, used) for statement in job.statements]
-
-
-def _call(function: str, arguments: list[str], indent: int) -> str:
+def _call(function: str, arguments: list[str]) -> str:
     """A call on one line if it fits, else with an argument a line."""
-    return _wrapped(f"{function}(", arguments, ")", indent)
-
-
-def _wrapped(opening: str, items: Sequence[str], closing: str, indent: int = 0, prefix: int = 0) -> str:
-    """Items between brackets: on one line if they fit, else one a line.
-
-    Args:
-        opening: What stands before the items.
-        items: The items.
-        closing: What stands behind them.
-        indent: The column where the last line starts.
-        prefix: How many more characters stand on the first line.
-    """
-    line = f"{opening}{', '.join(items)}{closing}"
-    if len(line) + indent + prefix <= LINE_LENGTH and "\n" not in line:
-        return line
-    inner = "".join(f"{' ' * (indent + 4)}{item},\n" for item in items)
-    return f"{opening}\n{inner}{' ' * indent}{closing}"
-
-
-def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
-    """A value as a Python literal: on one line if it fits, else an item a line.
-
-    Args:
-        value: Strings, numbers, booleans, None, and lists, tuples and mappings of them.
-        indent: The column where the literal's last line starts.
-        prefix: How many characters stand before the literal on its first line, beyond `indent`.
-    """
-    flat = _flat(value)
-    if len(flat) + indent + prefix <= LINE_LENGTH or not isinstance(value, (dict, list, tuple)) or not value:
-        return flat
-    inner = indent + 4
-    if isinstance(value, dict):
-        items = [f"{_flat(key)}: {literal(item, inner, len(_flat(key)) + 3)}" for key, item in value.items()]
-        opening, closing = "{", "}"
-    else:
-        items = [literal(item, inner, 1) for item in value]
-        opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
-    lines = "".join(f"{' ' * inner}{item},\n" for item in items)
-    return f"{opening}\n{lines}{' ' * indent}{closing}"
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, FromRunEnvironment):
-        return f"dg.EnvVar({_flat(value.variable)})"
-    if isinstance(value, str):
-        return _string(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float({str(value)!r})"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flat(key)}: {_flat(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flat, value)) + "]"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_flat, value)) + ("," if len(value) == 1 else "") + ")"
-    return repr(value)
-
-
-def _string(value: str) -> str:
-    """A string with double quotes, as formatters write it, unless that needs more escapes."""
-    text = repr(value)
-    if text.startswith("'") and value.count('"') <= value.count("'"):
-        inner = text[1:-1].replace("\\'", "'").replace('"', '\\"')
-        return f'"{inner}"'
-    return text
+    return bracketed(f"{function}(", arguments, ")")

@@ -15,7 +15,8 @@ from models import flow_model, step_model
 from metaflow_pipes.compile.flow_model import ParameterModel
 from metaflow_pipes.compile.job_options import FromRunEnvironment, JobOptions
 from metaflow_pipes.compile.lowering import lower
-from metaflow_pipes.compile.rendering import literal, render
+from metaflow_pipes.compile.rendering import render
+from metaflow_pipes.compile.source import literal
 
 DEFINITIONS = Path("/project/defs.py")
 
