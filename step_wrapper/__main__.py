@@ -25,18 +25,8 @@ def main(channel: socket.socket | None = None) -> int:
     Args:
         channel: The socket by which the run's process hears of this process, if that is a forked one.
     """
-    if sys.argv[1:] == [wire.CLONES]:
-        from step_wrapper.cloning import serve
-
-        return serve()
-    if sys.argv[1:2] == [wire.HEARTBEAT]:
-        from step_wrapper.heartbeat import serve
-
-        return serve()
-    if sys.argv[1:2] == [wire.FETCHES]:
-        from step_wrapper.fetching import answer
-
-        return answer(sys.argv[2])
+    if len(sys.argv) > 1 and sys.argv[1].startswith("--"):
+        return _accompany(*sys.argv[1:])
     garbage.collect_seldom()
     from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
@@ -44,8 +34,7 @@ def main(channel: socket.socket | None = None) -> int:
     from step_wrapper.supervisor import Supervisor
 
     if len(sys.argv) != 2 or not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        print("usage: python -m step_wrapper FLOW/RUN/STEP/TASK, launched by a Dagster op", file=sys.stderr)
-        return 2
+        return _refuse()
     context = open_dagster_pipes()
     try:
         launch = Launch.from_pipes(context)
@@ -55,6 +44,35 @@ def main(channel: socket.socket | None = None) -> int:
         context.close()
         return 2
     return Supervisor(launch, context, channel).run()
+
+
+def _accompany(role: str, *options: str) -> int:
+    """Be a companion of a run, and return the exit code.
+
+    Args:
+        role: The argument that says which one.
+        options: Those behind it.
+    """
+    from step_wrapper import companions
+
+    if role == companions.CLONES and not options:
+        from step_wrapper.cloning import serve
+
+        return serve()
+    if role == companions.HEARTBEAT:
+        from step_wrapper.heartbeat import serve
+
+        return serve()
+    if role == companions.FETCHES:
+        from step_wrapper.fetching import answer
+
+        return answer(*options)
+    return _refuse()
+
+
+def _refuse() -> int:
+    print("usage: python -m step_wrapper FLOW/RUN/STEP/TASK, launched by a Dagster op", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 To start a process for each task takes ten times as long as to clone it. This one is forked from a warm process; its
 standard input is a socket to the run's process, and at the socket's end it ends. The messages are in
-`step_wrapper.wire`.
+`step_wrapper.companions`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dagster_pipes import PipesContext, PipesDefaultContextLoader, PipesDefaultMessageWriter, PipesEnvVarParamsLoader
 from metaflow.datastore.content_addressed_store import BlobCache
 
-from step_wrapper import wire
+from step_wrapper import companions, wire
 from step_wrapper.launch import Launch
 from step_wrapper.logs import flush_output
 from step_wrapper.processes import set_killed_at_end_of
@@ -44,7 +44,9 @@ def serve() -> int:
     cloner = _Cloner()
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as requests:
         while True:
-            message, streams, _, _ = socket.recv_fds(requests, wire.MAX_FORK_REQUEST_BYTES, wire.CLONE_DESCRIPTORS)
+            message, streams, _, _ = socket.recv_fds(
+                requests, companions.MAX_FORK_REQUEST_BYTES, companions.CLONE_DESCRIPTORS
+            )
             if not message:
                 return 0
             for number, descriptor in enumerate(streams, start=1):
@@ -59,7 +61,7 @@ def serve() -> int:
                 is_cloned = False
             set_killed_at_end_of(requests, False)
             flush_output()
-            requests.sendall(wire.CLONED if is_cloned else wire.NOT_CLONED)
+            requests.sendall(companions.CLONED if is_cloned else companions.NOT_CLONED)
 
 
 class _Opened(NamedTuple):

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.package import MetaflowPackage
 
-from step_wrapper import wire
+from step_wrapper import companions
 from step_wrapper.report.datastore import datastore_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The parts of a package that whoever runs this has: another version of them would break the steps.
-LEFT_OUT = tuple(f"{wire.PACKAGED_MODULES}/{name}/" for name in ("dagster_pipes", "metaflow", "metaflow_extensions"))
+LEFT_OUT = tuple(
+    f"{companions.PACKAGED_MODULES}/{name}/" for name in ("dagster_pipes", "metaflow", "metaflow_extensions")
+)
 
 
 class PackageError(Exception):
@@ -32,7 +34,7 @@ def answer(argument: str) -> int:
     """Fetch the code package that a process is asked for, and return its exit code: 0 if it is there.
 
     Args:
-        argument: A `wire.CodeRequest`, as JSON.
+        argument: A `companions.CodeRequest`, as JSON.
     """
     try:
         fetch(json.loads(argument))
@@ -42,7 +44,7 @@ def answer(argument: str) -> int:
     return 0
 
 
-def fetch(request: wire.CodeRequest) -> None:
+def fetch(request: companions.CodeRequest) -> None:
     """Have a code package in its folder.
 
     Of several processes that ask at the same time, one fetches it, and the others wait. What was changed there is
@@ -80,7 +82,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _has_flow_file(folder: Path, request: wire.CodeRequest) -> bool:
+def _has_flow_file(folder: Path, request: companions.CodeRequest) -> bool:
     try:
         digest = hashlib.sha256((folder / request["file"]).read_bytes()).hexdigest()
     except OSError:
@@ -88,7 +90,7 @@ def _has_flow_file(folder: Path, request: wire.CodeRequest) -> bool:
     return request["fingerprint"] == f"sha256:{digest}"
 
 
-def _downloaded(request: wire.CodeRequest) -> bytes:
+def _downloaded(request: companions.CodeRequest) -> bytes:
     """The bytes of the package."""
     datastore = datastore_of(request["flow"], request["datastore"], request["datastore_root"])
     try:
@@ -114,4 +116,4 @@ def _extract(blob: bytes, metadata: str, folder: Path) -> None:
         backend.cls_extract_members(archive, members, str(folder))
     with contextlib.suppress(OSError):
         # of Metaflow's part alone, nothing is left
-        (folder / wire.PACKAGED_MODULES).rmdir()
+        (folder / companions.PACKAGED_MODULES).rmdir()

@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 
-from step_wrapper import wire
+from step_wrapper import companions
 from step_wrapper.processes import set_killed_at_end_of
 from step_wrapper.report.registration import open_provider
 from step_wrapper.step import garbage
@@ -26,7 +26,7 @@ AGAIN_SECONDS = 5
 def serve() -> int:
     """Send heartbeats until the run's process closes its end of the socket, or dies, and return the exit code."""
     garbage.collect_as_usual()
-    options = wire.HeartbeatOptions(**json.loads(sys.argv[2]))
+    options = companions.HeartbeatOptions(**json.loads(sys.argv[2]))
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as end:
         provider = open_provider(options["metadata"], options["flow"], script=options["script"])
         while True:

@@ -2,7 +2,8 @@
 
 Two thirds of an empty task are Python's start and the import of Metaflow: this process pays them once, for all tasks of
 a run with the same environment. Its standard input is a socket to the run's process, and at the socket's end it ends;
-tasks that it has forked go on. Linux only. The messages between the two processes are in `step_wrapper.wire`.
+tasks that it has forked go on. Linux only. The messages between the two processes are in
+`step_wrapper.companions`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from step_wrapper import wire
+from step_wrapper import companions
 from step_wrapper.logs import flush_output
 from step_wrapper.process_image import ProcessImage
 from step_wrapper.processes import set_killed_at_end_of
@@ -88,16 +89,18 @@ class WarmProcess:
 
     def _on_request(self) -> bool:
         """Fork a task, and return whether more can be asked for."""
-        message, descriptors, _, _ = socket.recv_fds(self._requests, wire.MAX_FORK_REQUEST_BYTES, wire.FORK_DESCRIPTORS)
+        message, descriptors, _, _ = socket.recv_fds(
+            self._requests, companions.MAX_FORK_REQUEST_BYTES, companions.FORK_DESCRIPTORS
+        )
         if not message:
             return False
-        request: wire.ForkRequest = json.loads(message)
+        request: companions.ForkRequest = json.loads(message)
         channel, *streams = descriptors
         task_end = socket.socket(fileno=channel)
         try:
             pid = os.fork()
         except OSError as error:
-            _tell(task_end, wire.NOT_FORKED + str(error).encode())
+            _tell(task_end, companions.NOT_FORKED + str(error).encode())
             task_end.close()
         else:
             if pid == 0:
@@ -118,7 +121,7 @@ class WarmProcess:
             ended = os.waitid(os.P_PID, task.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
                 code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-                _tell(task.channel, wire.ENDED + str(code).encode())
+                _tell(task.channel, companions.ENDED + str(code).encode())
                 with contextlib.suppress(OSError):
                     task.channel.shutdown(socket.SHUT_WR)
                 self._tasks[task.pid] = task._replace(has_ended=True)
@@ -129,14 +132,14 @@ class WarmProcess:
         task.channel.close()
         del self._tasks[task.pid]
 
-    def _become_task(self, request: wire.ForkRequest, channel: socket.socket, streams: list[int]) -> NoReturn:
+    def _become_task(self, request: companions.ForkRequest, channel: socket.socket, streams: list[int]) -> NoReturn:
         """The supervisor's process: all is as if it had been started by itself. It never returns from here."""
         code = 1
         try:
             os.setsid()
             self._leave(streams)
             # whoever has given up to wait for this has started the task in another way
-            if channel.send(wire.FORKED + str(os.getpid()).encode()) and channel.recv(1) == wire.GO:
+            if channel.send(companions.FORKED + str(os.getpid()).encode()) and channel.recv(1) == companions.GO:
                 self._image.become(request["arguments"], request["environment"])
                 sys.argv = [sys.argv[0], *request["arguments"][3:]]
                 preloading.reseed()
@@ -146,7 +149,7 @@ class WarmProcess:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
             flush_output()
-            _tell(channel, wire.ENDED + str(code).encode())
+            _tell(channel, companions.ENDED + str(code).encode())
             os._exit(code)
 
     def _leave(self, streams: list[int]) -> None:
@@ -205,21 +208,21 @@ def serve(run: Callable[[socket.socket], int]) -> None:
     os.dup2(null, 0)
     os.close(null)
     set_killed_at_end_of(requests, True)
-    image = ProcessImage.of_this_process(wire.TASK_VARIABLES)
-    options: wire.WarmOptions = json.loads(sys.argv[2])
+    image = ProcessImage.of_this_process(companions.TASK_VARIABLES)
+    options: companions.WarmOptions = json.loads(sys.argv[2])
     try:
         preloading.import_metaflow(options["datastore"])
         if options["flow_file"] is not None:
             preloading.import_modules_of(options["flow_file"])
     except preloading.UnfitError as error:
-        _tell(requests, wire.UNFIT + str(error).encode())
+        _tell(requests, companions.UNFIT + str(error).encode())
         return
     signal.alarm(0)
     set_killed_at_end_of(requests, False)
     output = Output.of_this_process(start_sizes)
     # pages with objects that are only looked at stay shared
     gc.freeze()
-    _tell(requests, wire.READY)
+    _tell(requests, companions.READY)
     WarmProcess(requests, image, output, run).serve()
 
 

@@ -17,7 +17,7 @@ from metaflow.parameters import deploy_time_eval
 from metaflow_pipes.compile.flow_model import PackageModel
 from metaflow_pipes.errors import CompileError
 from metaflow_pipes.file_format import FIRST_LINE
-from step_wrapper.wire import PACKAGED_MODULES
+from step_wrapper.companions import PACKAGED_MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,14 +42,14 @@ class _Cloner(NamedTuple):
 
     def clone(self, launch: StepLaunch) -> bool | None:
         """Whether it has cloned a task and reported it; None if it can't be asked any more."""
-        variables = {name: launch.environment[name] for name in wire.TASK_VARIABLES if name in launch.environment}
+        variables = {name: launch.environment[name] for name in companions.TASK_VARIABLES if name in launch.environment}
         self.requests.settimeout(CLONE_SECONDS)
         try:
             socket.send_fds(self.requests, [json.dumps(variables).encode()], launch.streams[1:])
-            answer = self.requests.recv(wire.MAX_FORK_REQUEST_BYTES)
+            answer = self.requests.recv(companions.MAX_FORK_REQUEST_BYTES)
         except OSError:  # a timeout is one
             return None
-        return answer == wire.CLONED if answer else None
+        return answer == companions.CLONED if answer else None
 
     def end(self, *, is_idle: bool) -> None:
         self.requests.close()
@@ -84,7 +84,7 @@ class Cloners:
             fork: Forks a process, or returns None if that can't be.
             waits_for: Has the thread that asks end a process as long as its context is open, if it is told to end.
         """
-        environment = frozenset(item for item in launch.environment.items() if item[0] not in wire.TASK_VARIABLES)
+        environment = frozenset(item for item in launch.environment.items() if item[0] not in companions.TASK_VARIABLES)
         key = _Key(launch.folder, environment)
         cloner = self._take(key)
         is_cloned: bool | None = None
@@ -131,7 +131,7 @@ class Cloners:
 
 def _forked(launch: StepLaunch, fork: Callable[[StepLaunch], StepProcess | None]) -> _Cloner | None:
     requests, requests_of_process = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "step_wrapper", wire.CLONES]
+    command = [sys.executable, "-m", "step_wrapper", companions.CLONES]
     with requests_of_process:
         process = fork(launch._replace(command=command, stdin=requests_of_process.fileno()))
     if process is None:

@@ -16,7 +16,7 @@ import dagster as dg
 from metaflow_pipes.locations import beside, fingerprint_of, local_datastore_of
 from metaflow_pipes.runtime import step_thread
 from metaflow_pipes.runtime.step_process import StartedProcess, StepLaunch
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +122,7 @@ class FlowCode:
     def _variables(self, place: Path, environment: Mapping[str, str]) -> dict[str, str]:
         """The variables of a step that runs in the cache."""
         variables: dict[str, str] = {}
-        modules = place / wire.PACKAGED_MODULES
+        modules = place / companions.PACKAGED_MODULES
         if modules.is_dir():
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(modules), environment.get("PYTHONPATH")]))
         if self.has_local_metadata and "METAFLOW_DATASTORE_SYSROOT_LOCAL" not in environment:
@@ -132,7 +132,7 @@ class FlowCode:
         return variables
 
     def _fetch(self, package: CodePackage, place: Path, environment: Mapping[str, str]) -> None:
-        request = wire.CodeRequest(
+        request = companions.CodeRequest(
             flow=self.flow,
             datastore=self.datastore,
             datastore_root=self.datastore_root,
@@ -145,7 +145,7 @@ class FlowCode:
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile() as output:
-                command = [sys.executable, "-m", "step_wrapper", wire.FETCHES, json.dumps(request)]
+                command = [sys.executable, "-m", "step_wrapper", companions.FETCHES, json.dumps(request)]
                 exit_code = _exit_code(
                     StepLaunch(command, environment, str(place.parent), output.fileno(), output.fileno())
                 )

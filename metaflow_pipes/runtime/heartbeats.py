@@ -22,7 +22,7 @@ from metaflow_pipes.runtime.client.client import resolved
 from metaflow_pipes.runtime.flow import MetaflowFlow
 from metaflow_pipes.runtime.ids import metaflow_run_id
 from metaflow_pipes.runtime.step_process import StartedProcess, StepLaunch
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,9 @@ class Heartbeats:
     def _begin(self, flow: MetaflowFlow) -> _Sender:
         """Start the process for a flow's run, in the environment of its steps."""
         run_id = metaflow_run_id(self._run, self._job, self._instance)
-        options = wire.HeartbeatOptions(flow=flow.name, run_id=run_id, metadata=flow.metadata, script=str(flow.path))
+        options = companions.HeartbeatOptions(
+            flow=flow.name, run_id=run_id, metadata=flow.metadata, script=str(flow.path)
+        )
         environment = {
             **os.environ,
             **flow.environment(os.environ),
@@ -110,7 +112,7 @@ class Heartbeats:
             "PYTHONUNBUFFERED": "x",
             "METAFLOW_RUN_ID": run_id,
         }
-        command = [sys.executable, "-m", "step_wrapper", wire.HEARTBEAT, json.dumps(options)]
+        command = [sys.executable, "-m", "step_wrapper", companions.HEARTBEAT, json.dumps(options)]
         lifeline, lifeline_of_process = socket.socketpair()
         # a step's output would stay open as long as this process runs
         with lifeline_of_process, Path(os.devnull).open("wb") as null:

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     import socket
@@ -132,8 +132,8 @@ class ForkedProcess:
             if self._exit_code is None and self._channel.fileno() >= 0 and _is_readable(self._channel, 0):
                 message = _received(self._channel)
                 # nothing is heard of a process that was killed if the warm one has gone, too
-                is_told = message.startswith(wire.ENDED)
-                self._exit_code = int(message.removeprefix(wire.ENDED)) if is_told else -signal.SIGKILL
+                is_told = message.startswith(companions.ENDED)
+                self._exit_code = int(message.removeprefix(companions.ENDED)) if is_told else -signal.SIGKILL
             return self._exit_code
 
     def wait(self, timeout: float | None = None) -> int:
@@ -168,7 +168,7 @@ class ForkedProcess:
 def _received(channel: socket.socket) -> bytes:
     """The next message, or nothing at the end."""
     with contextlib.suppress(ConnectionError):
-        return channel.recv(wire.MAX_FORK_REQUEST_BYTES)
+        return channel.recv(companions.MAX_FORK_REQUEST_BYTES)
     return b""
 
 

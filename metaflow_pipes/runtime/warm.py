@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from metaflow_pipes.runtime.step_process import ForkedProcess
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +68,8 @@ class WarmProcess:
     """
 
     def __init__(self, key: _Key):
-        options = wire.WarmOptions(datastore=key.datastore, flow_file=key.flow_file)
-        padding = " " * wire.PADDING
+        options = companions.WarmOptions(datastore=key.datastore, flow_file=key.flow_file)
+        padding = " " * companions.PADDING
         self._lock = threading.Lock()
         self._is_ready: bool | None = None
         self._requests, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,7 +78,7 @@ class WarmProcess:
             self._process = subprocess.Popen(
                 [key.python, "-m", "step_wrapper", "--warm", json.dumps(options), padding],
                 cwd=key.folder,
-                env={**dict(key.environment), **dict.fromkeys(wire.TASK_VARIABLES, padding)},
+                env={**dict(key.environment), **dict.fromkeys(companions.TASK_VARIABLES, padding)},
                 stdin=requests.fileno(),
                 stdout=stdout,
                 stderr=stderr,
@@ -102,17 +102,17 @@ class WarmProcess:
                 self._ask(launch, [channel_of_task.fileno(), *launch.streams])
             channel.settimeout(FORK_SECONDS)
             try:
-                answer = channel.recv(wire.MAX_FORK_REQUEST_BYTES)
-                if not answer.startswith(wire.FORKED):
+                answer = channel.recv(companions.MAX_FORK_REQUEST_BYTES)
+                if not answer.startswith(companions.FORKED):
                     raise _failure(answer)
-                channel.sendall(wire.GO)
+                channel.sendall(companions.GO)
             except TimeoutError:
                 raise NotForkedError(f"it has not answered for {FORK_SECONDS} s") from None
             except OSError as error:
                 raise NotForkedError(f"it has gone: {error}", may_try_again=True) from None
             channel.settimeout(None)
             ours.pop_all()
-        return ForkedProcess(int(answer.removeprefix(wire.FORKED)), channel)
+        return ForkedProcess(int(answer.removeprefix(companions.FORKED)), channel)
 
     def end(self) -> None:
         """Let it end; steps that it has forked go on."""
@@ -134,20 +134,20 @@ class WarmProcess:
             try:
                 # closed by now, if another step has given it up
                 self._requests.settimeout(READY_SECONDS)
-                answer = self._requests.recv(wire.MAX_FORK_REQUEST_BYTES)
+                answer = self._requests.recv(companions.MAX_FORK_REQUEST_BYTES)
             except TimeoutError:
                 raise NotForkedError(f"it has not come to the end of its imports in {READY_SECONDS} s") from None
             except OSError as error:
                 raise NotForkedError(f"it has gone: {error}") from None
-            if answer != wire.READY:
+            if answer != companions.READY:
                 raise _failure(answer)
             self._is_ready = True
         if not self._is_ready:
             raise NotForkedError("it could not be used before")
 
     def _ask(self, launch: StepLaunch, descriptors: list[int]) -> None:
-        variables = {name: launch.environment[name] for name in wire.TASK_VARIABLES if name in launch.environment}
-        request = wire.ForkRequest(arguments=list(launch.command), environment=variables)
+        variables = {name: launch.environment[name] for name in companions.TASK_VARIABLES if name in launch.environment}
+        request = companions.ForkRequest(arguments=list(launch.command), environment=variables)
         try:
             self._requests.settimeout(FORK_SECONDS)
             socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
@@ -186,7 +186,7 @@ class WarmProcesses:
         """
         if self._start == "off":
             return None
-        environment = frozenset(item for item in launch.environment.items() if item[0] not in wire.TASK_VARIABLES)
+        environment = frozenset(item for item in launch.environment.items() if item[0] not in companions.TASK_VARIABLES)
         key = _Key(launch.command[0], launch.folder, environment, datastore, flow_file=None)
         for choice in [key._replace(flow_file=flow_file), key] if self._start == "flow" else [key]:
             while (process := self._process(choice)) is not None:
@@ -261,9 +261,9 @@ class WarmProcesses:
 
 def _failure(answer: bytes) -> NotForkedError:
     """The reason why a warm process does not do what it was asked for."""
-    if answer.startswith(wire.UNFIT):
-        return NotForkedError(answer.removeprefix(wire.UNFIT).decode(errors="replace"))
-    if answer.startswith(wire.NOT_FORKED):
-        reason = answer.removeprefix(wire.NOT_FORKED).decode(errors="replace")
+    if answer.startswith(companions.UNFIT):
+        return NotForkedError(answer.removeprefix(companions.UNFIT).decode(errors="replace"))
+    if answer.startswith(companions.NOT_FORKED):
+        reason = answer.removeprefix(companions.NOT_FORKED).decode(errors="replace")
         return NotForkedError(f"it can't be forked: {reason}")
     return NotForkedError("that process has ended", may_try_again=True)

@@ -19,7 +19,7 @@ import pytest
 from support import Project, execute, failure_description, failures, job_of, load, values_of
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
-from step_wrapper import wire
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +67,9 @@ class Traveled:
         metaflow.namespace(None)
         return metaflow.Run(f"TravelingFlow/dagster-{result.run_id}")
 
-    def request(self, **changes: str) -> wire.CodeRequest:
+    def request(self, **changes: str) -> companions.CodeRequest:
         deployment = read_deployment(self.definitions)
-        request = wire.CodeRequest(
+        request = companions.CodeRequest(
             flow="TravelingFlow",
             datastore="local",
             datastore_root=deployment.datastore_root,
@@ -79,7 +79,7 @@ class Traveled:
             file="traveling.py",
             fingerprint=deployment.fingerprint,
         )
-        return wire.CodeRequest(**{**request, **changes})
+        return companions.CodeRequest(**{**request, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_processes_that_fetch_at_once_wait_for_the_first(traveled, tmp_path):
     with (tmp_path / "0123.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         others = [
-            subprocess.Popen([sys.executable, "-m", "step_wrapper", wire.FETCHES, request], cwd=tmp_path)
+            subprocess.Popen([sys.executable, "-m", "step_wrapper", companions.FETCHES, request], cwd=tmp_path)
             for _ in range(2)
         ]
         place.mkdir()

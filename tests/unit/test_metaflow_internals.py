@@ -49,8 +49,8 @@ from metaflow.tagging_util import validate_tags
 from metaflow.user_configs.config_parameters import dump_config_values
 from metaflow.util import get_latest_run_id, get_username, write_latest_run_id
 
+from step_wrapper.companions import PACKAGED_MODULES
 from step_wrapper.report.exceptions import METADATA_SERVICE
-from step_wrapper.wire import PACKAGED_MODULES
 
 
 @pytest.mark.parametrize(
