@@ -7,7 +7,6 @@ It stays small: standard library and dagster_pipes, no Metaflow.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import selectors
 import shutil
@@ -18,17 +17,16 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from step_wrapper import processes
 from step_wrapper.control import CLONES, CODE_ENDS, CODE_STARTS, HANDS_OVER, REPORTED, STEP_ENDS, STEP_STARTS
 from step_wrapper.handover import Handover
+from step_wrapper.limits import HEAD_START_SECONDS, OVERHEAD_SECONDS, UNREPORTED, TimeLimits
 from step_wrapper.log_saver import LogSaver
 from step_wrapper.logs import PASS_ON_SECONDS, STREAMS, StreamLog, log_path, say, tail
-from step_wrapper.remote import RemoteStep
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.outcome import Outcome
-from step_wrapper.variables import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
     from step_wrapper.launch import Launch
     from step_wrapper.logs import Translated
+    from step_wrapper.remote import RemoteStep
 
 # What a step may do after SIGTERM before SIGKILL, in seconds.
 KILL_GRACE_SECONDS = 10
@@ -46,44 +45,16 @@ ORPHAN_GRACE_SECONDS = 2
 # have their last messages to deliver; and then the same between SIGTERM and SIGKILL.
 LEFTOVER_SETTLE_SECONDS = 1
 LEFTOVER_GRACE_SECONDS = 1
-# Metaflow's own @timeout raises inside the step, where @catch can see it. It gets this much of a head start.
-HEAD_START_SECONDS = 3
-# @timeout limits the step's code. Starting up and storing artifacts may take this much longer than that limit.
-OVERHEAD_SECONDS = 60
 # A selector takes no more than 24 days.
 MAX_WAIT_SECONDS = 3600
 # How long output may wait in its pipe for more to come.
 GATHER_SECONDS = 0.002
-# From a step's end to its report, its logs are stored and its outcome is read, which a datastore that can't be reached
-# would hold up for hours. Less time is left to that if somebody waits for the end of what has been terminated: with all
-# that comes before, no more than the time that the client then has (`TERMINATION_TIMEOUT_SECONDS` there).
-REPORT_SECONDS = 120
-TERMINATED_REPORT_SECONDS = 7
-# How much longer it may take if a job on another system is to be deleted first.
-DELETION_SECONDS = 8
-# The environment variables that change the former, and the time to clone.
-REPORT_VARIABLE = "METAFLOW_PIPES_REPORT_SECONDS"
-CLONE_VARIABLE = "METAFLOW_PIPES_CLONE_SECONDS"
-# How long a task may take to be cloned in a run that resumes another; the first one reads all of that run.
-CLONE_SECONDS = 600
 # What the wrapper's own processes may do between SIGTERM and SIGKILL: delete temporary files.
 OVERDUE_GRACE_SECONDS = 1
 # How often SIGKILL is sent, once a second, before a process counts as ended that does not end.
 UNKILLABLE_AFTER = 3
 # How many lines of stderr go along with a failure.
 STDERR_LINES = 50
-
-
-class _OwnWork(NamedTuple):
-    """Work of the wrapper at the datastore, before or after Metaflow's own command.
-
-    Attributes:
-        failing: The predicate of a sentence about a step for which it did not come to its end.
-        seconds: How long it may take.
-    """
-
-    failing: str
-    seconds: float
 
 
 class Supervisor:
@@ -101,17 +72,13 @@ class Supervisor:
         self._context = context
         self._selector = selectors.DefaultSelector()
         self._started = time.monotonic()
-        self._deadline: float | None = None
-        left = launch.run_seconds_left
-        self._run_ends_at = math.inf if left is None else self._started + left
+        self._limits = TimeLimits(launch)
         self._ended_because: str | None = None
         self._is_terminated = False
         self._is_run_ended = False
-        self._own_work: _OwnWork | None = None
         self._handover: Handover | None = None
         self._remote: RemoteStep | None = None
         self._is_overdue = False
-        self._gets_killed = False
         self._kills = 0
         self._is_reported = False
         self._exit_status: int | None = None
@@ -223,14 +190,13 @@ class Supervisor:
 
     def _watch(self) -> None:
         while self._exit_status is None:
-            deadline = math.inf if self._deadline is None else self._deadline
-            next_at = min(self._log_saver.due_at, deadline, self._run_ends_at)
+            next_at = min(self._log_saver.due_at, self._limits.next_at)
             wait_seconds = min(max(0.0, next_at - time.monotonic()), MAX_WAIT_SECONDS)
             for key, _ in self._selector.select(wait_seconds):
                 key.data()
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if time.monotonic() >= self._limits.deadline:
                 self._on_deadline()
-            if time.monotonic() >= self._run_ends_at:
+            if time.monotonic() >= self._limits.run_ends_at:
                 self._on_run_ends()
             if time.monotonic() >= self._log_saver.due_at:
                 self._log_saver.save(self._logs)
@@ -254,7 +220,8 @@ class Supervisor:
     def _on_message(self) -> None:
         message = self._control.recv(1)
         if message == CLONES:
-            self._limit_clone()
+            if self._ended_because is None:
+                self._limits.limit_clone()
         elif message == STEP_STARTS:
             self._limit(OVERHEAD_SECONDS)
         elif message == CODE_STARTS:
@@ -277,7 +244,10 @@ class Supervisor:
             self._limit(OVERHEAD_SECONDS)
         else:
             # the time in queues does not count
-            self._deadline = None if self._ended_because is None else self._deadline
+            if self._ended_because is None:
+                self._limits.lift()
+            from step_wrapper.remote import RemoteStep
+
             self._remote = RemoteStep(
                 self._handover.system,
                 self._handover.namespace,
@@ -326,21 +296,21 @@ class Supervisor:
         self._end("was terminated", KILL_GRACE_SECONDS)
 
     def _on_deadline(self) -> None:
-        if self._gets_killed:
+        if self._limits.is_grace:
             processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
-            self._deadline = _after(1)
+            self._limits.give_grace(1)
             self._kills += 1
             if self._kills > UNKILLABLE_AFTER:
                 # it hangs in the kernel, and will be gone when it comes back from there
                 self._exit_status = -signal.SIGKILL
-        elif self._own_work is not None:
+        elif self._limits.own_work is not None:
             self._is_overdue = True
             self._terminate(OVERDUE_GRACE_SECONDS)
         else:
             self._end(f"timed out after {self._launch.timeout_seconds} s", KILL_GRACE_SECONDS)
 
     def _on_run_ends(self) -> None:
-        self._run_ends_at = math.inf
+        self._limits.lift_run()
         self._is_run_ended = True
         limit = self._launch.run_limit_seconds
         self._end(f"was ended, because the run exceeded its time limit of {limit} s", KILL_GRACE_SECONDS)
@@ -348,41 +318,25 @@ class Supervisor:
     def _limit(self, beyond_timeout_seconds: float) -> None:
         """Set the time limit of what the step does now, if it has one and is not being ended already."""
         if self._ended_because is None:
-            self._own_work = None
-            timeout_seconds = self._launch.timeout_seconds
-            self._deadline = None if timeout_seconds is None else _after(timeout_seconds + beyond_timeout_seconds)
-
-    def _limit_clone(self) -> None:
-        """Set the time limit of what the wrapper does in the place of a step that may be cloned."""
-        if self._ended_because is None:
-            seconds = seconds_of(CLONE_VARIABLE, CLONE_SECONDS)
-            self._own_work = _OwnWork("did not begin: what it resumes could not be read and cloned", seconds)
-            self._deadline = _after(seconds)
+            self._limits.limit_step(beyond_timeout_seconds)
 
     def _limit_report(self) -> None:
         """Set the time limit of storing and reporting, which begins now, also that of a step that was ended."""
-        seconds = TERMINATED_REPORT_SECONDS if self._is_terminated else seconds_of(REPORT_VARIABLE, REPORT_SECONDS)
-        if self._remote is not None or self._launch.job is not None:
-            seconds += DELETION_SECONDS
-        self._own_work = _OwnWork("has ended, but its logs and its outcome could not be stored and read", seconds)
-        self._deadline = _after(seconds)
-        # the run's limit is the step's, which has ended
-        self._run_ends_at = math.inf
-        self._gets_killed = False
+        has_job = self._remote is not None or self._launch.job is not None
+        self._limits.limit_report(is_terminated=self._is_terminated, has_job=has_job)
         self._kills = 0
 
     def _end(self, because: str, grace_seconds: float) -> None:
         """End the step's process tree: SIGTERM now, SIGKILL when the grace is over."""
         if self._ended_because is None:
             self._ended_because = because
-            self._terminate(grace_seconds if self._own_work is None else OVERDUE_GRACE_SECONDS)
+            self._terminate(grace_seconds if self._limits.own_work is None else OVERDUE_GRACE_SECONDS)
 
     def _terminate(self, grace_seconds: float) -> None:
-        self._gets_killed = True
-        self._deadline = _after(grace_seconds)
+        self._limits.give_grace(grace_seconds)
         self._log_saver.stop()
         # Metaflow's commands that wait for a job delete it at the end of Python, which comes by SIGINT alone
-        is_remote = self._remote is not None and self._own_work is None
+        is_remote = self._remote is not None and self._limits.own_work is None
         processes.send(processes.descendants(os.getpid()), signal.SIGINT if is_remote else signal.SIGTERM)
 
     # what happens at its end
@@ -459,9 +413,9 @@ class Supervisor:
     def _report_for_it(self) -> None:
         """Report, without Metaflow, an attempt whose own report did not come to its end."""
         launch = self._launch
-        failing, problem = "has ended, but its logs and its outcome could not be stored and read", "see its stderr"
-        if self._is_overdue and self._own_work is not None:
-            failing, seconds = self._own_work
+        failing, problem = UNREPORTED, "see its stderr"
+        if self._is_overdue and self._limits.own_work is not None:
+            failing, seconds = self._limits.own_work
             problem = f"{launch.storage} is slow or can't be reached. It was given {seconds:g} s."
         report = Draft(self._folder).read()
         if report is None:
@@ -484,11 +438,6 @@ def _translating(remote: RemoteStep, *, is_error: bool) -> Callable[[bytes], Tra
         return shown, 2 if is_of_stderr else 1, stored, is_marked
 
     return translate
-
-
-def _after(seconds: float) -> float:
-    """A time of the monotonic clock."""
-    return time.monotonic() + seconds
 
 
 def _print(error: BaseException) -> None:
