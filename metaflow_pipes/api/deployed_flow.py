@@ -19,7 +19,7 @@ from metaflow.runner.utils import get_lower_level_group, handle_timeout, make_pr
 
 from metaflow_pipes.api.command_options import command_options
 from metaflow_pipes.cli.command import options_beside
-from metaflow_pipes.cli.runs import LAUNCH_FILE_OPTION, resume, trigger
+from metaflow_pipes.cli.launch import LAUNCH_FILE_OPTION, resume, trigger
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.deployment.lookup import find_deployment
 from metaflow_pipes.deployment.registry import registered

@@ -6,8 +6,7 @@ from typing import Any
 
 from metaflow._vendor import click
 
-from metaflow_pipes.cli.command import Command, DagsterException, definitions_file_option
-from metaflow_pipes.cli.runs import url_option
+from metaflow_pipes.cli.command import Command, DagsterException, definitions_file_option, url_option
 
 
 @click.command(

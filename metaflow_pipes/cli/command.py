@@ -11,6 +11,7 @@ from metaflow.exception import MetaflowException
 from metaflow.parameters import DeployTimeField
 
 from metaflow_pipes.errors import CompileError, DeploymentError, ProductionTokenError, VerbatimError
+from metaflow_pipes.names import HOME_VARIABLE, URL_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -46,6 +47,17 @@ def definitions_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default=None,
         type=click.Path(),
         help="The definitions file of the deployment. [default: the deployed job of this flow]",
+    )(command)
+
+
+def url_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--url`, for `connect`."""
+    return click.option(
+        "--url",
+        envvar=URL_VARIABLE,
+        default=None,
+        help="The address of a Dagster webserver: runs are those of its deployment. [default: "
+        f"{URL_VARIABLE}; without that, the instance of {HOME_VARIABLE} on this machine]",
     )(command)
 
 

@@ -115,6 +115,12 @@ class Deployment:
         return self.op_names[self.start_step]
 
     @property
+    def loop_of_op(self) -> dict[str, str | None]:
+        """The op of each step, with that of the foreach whose items it takes all of, or None."""
+        ops, loops = self.op_names, self.items_of
+        return {op: ops[loops[step]] if step in loops else None for step, op in ops.items()}
+
+    @property
     def is_production(self) -> bool:
         """Whether it was compiled with `--production`, as `current.is_production`."""
         return self.branch_name is not None and self.branch_name.split(".")[0] == "prod"
