@@ -10,9 +10,6 @@ import functools
 import os
 import platform
 import shlex
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from dataclasses import replace
@@ -23,7 +20,6 @@ import dagster as dg
 from dagster import DagsterInstance
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._grpc.types import ExecuteRunArgs  # how each run launcher of Dagster tells its processes what to run
 from sqlalchemy.exc import SQLAlchemyError
 
 from metaflow_pipes.errors import DeploymentError, PartitionError
@@ -33,14 +29,12 @@ from metaflow_pipes.names import (
     HOME_VARIABLE,
     PARTITION_RANGE_END_TAG,
     PARTITION_RANGE_START_TAG,
-    PIPES_VARIABLES_PREFIX,
     RUN_ID_TAG,
     SPLITS_METADATA,
     WORKER_TAG,
 )
 from metaflow_pipes.run_ids import metaflow_run_id
-from metaflow_pipes.runs import ended
-from metaflow_pipes.runs import worker as run_worker
+from metaflow_pipes.runs.background import ask_to_end, follow_up, kill, start
 from metaflow_pipes.runs.host_processes import RunWorker
 from metaflow_pipes.runs.instigators import switch
 from metaflow_pipes.runs.loading import job_in, load_definitions, load_job
@@ -56,13 +50,11 @@ from metaflow_pipes.runs.service import (
 )
 from metaflow_pipes.runs.worker_log import ending_of, log_of
 from metaflow_pipes.runtime.assets.events import event_materialization
-from metaflow_pipes.runtime.automation.ended_runs import definitions_file_of, follow_ups_of
+from metaflow_pipes.runtime.automation.ended_runs import follow_ups_of
 from metaflow_pipes.runtime.partitions import check_partition, partition_of_key
-from step_wrapper.wire import RUN_WORKER_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import IO
 
     from metaflow_pipes.deployment.definitions_file import Deployment
     from metaflow_pipes.runs.service import OnCreated
@@ -75,9 +67,6 @@ TERMINATION_SECONDS = 30
 # How long a run can be known before its processes are: starting them takes some milliseconds.
 LAUNCH_SECONDS = 5
 _POLL_SECONDS = 0.2
-_KILL_POLL_SECONDS = 0.02
-# How long processes that were killed are waited for; another user's can't be killed.
-_KILL_SECONDS = 2
 _EVENT_PAGE = 1000
 # How the storage of an instance fails: its files, and its databases.
 _STORAGE_ERRORS = (OSError, SQLAlchemyError)
@@ -167,7 +156,7 @@ class LocalInstance:
             problems = "\n".join(f"  {problem.message}" for problem in error.errors)
             raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}") from None
         try:
-            begin = self._start_worker(run, deployment.op_names[deployment.steps[-1]], followed_by)
+            begin = start(self._instance, self.home, run, deployment.op_names[deployment.steps[-1]], followed_by)
             on_created(_record(run))
             begin()
         except BaseException as error:
@@ -197,37 +186,6 @@ class LocalInstance:
         if last is not None:
             return {PARTITION_RANGE_START_TAG: first, PARTITION_RANGE_END_TAG: last}
         return definition.partitions_def.get_tags_for_partition_key(first)
-
-    def _start_worker(self, run: dg.DagsterRun, end_op: str, followed_by: str) -> Callable[[], None]:
-        """Start the background processes of a run, and return what lets them begin with it.
-
-        Raises:
-            DeploymentError: They can't be started.
-        """
-        assert run.job_code_origin is not None
-        arguments = dg.serialize_value(ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()))
-        # not the PATH's `dagster`, which may be missing, or that of another environment
-        command = [sys.executable, "-m", "dagster", "api", "execute_run", arguments]
-        log_file = log_of(self.home, run.run_id)
-        log_file.parent.mkdir(exist_ok=True)
-        with log_file.open("ab") as log:
-            watcher = subprocess.Popen(
-                [sys.executable, "-m", run_worker.__name__, run.run_id, end_op, str(log_file), followed_by, *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**_run_environment(), HOME_VARIABLE: str(self.home), RUN_WORKER_VARIABLE: run.run_id},
-                start_new_session=True,
-            )
-        assert watcher.stdin is not None
-        assert watcher.stdout is not None
-        with watcher.stdout:
-            pid = watcher.stdout.readline()
-        if not pid:
-            raise DeploymentError(f"The process of run {run.run_id} has ended at once. {ending_of(log_file)}")
-        self._instance.add_run_tags(run.run_id, {WORKER_TAG: RunWorker.of(watcher.pid, int(pid)).tag(run.run_id)})
-        # without the line, as when this process dies, the run's process does not begin
-        return functools.partial(_tell, watcher.stdin)
 
     @_asking
     def run(self, dagster_run_id: str) -> RunRecord | None:
@@ -316,21 +274,21 @@ class LocalInstance:
             return
         if run.is_dead:
             self._instance.report_run_failed(dagster_run, run.loss)
-            self._follow_up(dagster_run)
+            follow_up(self.home, dagster_run)
             return
-        if run.status is RunStatus.PENDING and worker.living and _kill(worker):
+        if run.status is RunStatus.PENDING and worker.living and kill(worker):
             # no step has begun; and Dagster fails a run that it finds canceling when it starts it
             if not self._is_finished(run.dagster_run_id):
                 self._instance.report_run_canceled(dagster_run, "The run was terminated before it began.")
-                self._follow_up(dagster_run)
+                follow_up(self.home, dagster_run)
             return
         self._instance.report_run_canceling(dagster_run)
-        _ask_to_end(worker)
+        ask_to_end(worker)
         give_up_at = time.monotonic() + TERMINATION_SECONDS
         while not self._is_finished(run.dagster_run_id):
             has_died = worker.unseen_because is None and not worker.living
             if has_died or time.monotonic() > give_up_at:
-                if not _kill(worker):
+                if not kill(worker):
                     raise DeploymentError(
                         f"Run {run.metaflow_run_id} was asked to end, and has not done so. You may not kill its "
                         f"processes, {worker.numbers}: let their user do it."
@@ -339,24 +297,9 @@ class LocalInstance:
                     unseen = worker.unseen_because
                     silent = f" Its processes have not answered. {unseen}" if unseen else ""
                     self._instance.report_run_canceled(dagster_run, f"The run was terminated.{silent}")
-                self._follow_up(dagster_run)
+                follow_up(self.home, dagster_run)
                 return
             time.sleep(_POLL_SECONDS)
-
-    def _follow_up(self, run: dg.DagsterRun) -> None:
-        """Have done in the background what follows a run whose watching process can't see to it any more."""
-        definitions_file = definitions_file_of(run)
-        if definitions_file is None:
-            return
-        with log_of(self.home, run.run_id).open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", ended.__name__, run.run_id, str(definitions_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**_run_environment(), HOME_VARIABLE: str(self.home)},
-                start_new_session=True,
-            )
 
     def _is_finished(self, dagster_run_id: str) -> bool:
         run = self._instance.get_run_by_id(dagster_run_id)
@@ -410,45 +353,10 @@ def _shown_origin(deployment: Deployment) -> RemoteJobOrigin:
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), deployment.name)
 
 
-def _run_environment() -> dict[str, str]:
-    """The environment of a run: that of who launches it, but for the variables of a step's op, which may be who does.
-
-    Whatever has those variables is ended with the step if its supervisor dies.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith(PIPES_VARIABLES_PREFIX)}
-
-
 def _is_dead(run: RunRecord) -> bool:
     """Whether the processes of a run that has not ended are known to have died."""
     worker = run.worker
     return worker is not None and worker.unseen_because is None and not worker.living
-
-
-def _ask_to_end(worker: RunWorker) -> None:
-    """Ask a worker that is here to end; another user's is asked by the run's own status.
-
-    The first process watches over the second one and passes that on. Who is asked twice stops waiting for its step.
-    """
-    for process in worker.living[:1]:
-        with contextlib.suppress(PermissionError):
-            process.send(signal.SIGTERM)
-
-
-def _kill(worker: RunWorker) -> bool:
-    """Kill those processes of a worker that are here, and return whether they have gone."""
-    give_up_at = time.monotonic() + _KILL_SECONDS
-    while worker.living and time.monotonic() < give_up_at:
-        for process in worker.living:
-            with contextlib.suppress(PermissionError):
-                process.send(signal.SIGKILL)
-        time.sleep(_KILL_POLL_SECONDS)
-    return not worker.living
-
-
-def _tell(pipe: IO[bytes]) -> None:
-    """Let what reads a pipe go on."""
-    with pipe:
-        pipe.write(b"\n")
 
 
 def _record(run: dg.DagsterRun, record: dg.RunRecord | None = None) -> RunRecord:

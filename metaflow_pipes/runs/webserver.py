@@ -15,6 +15,7 @@ from metaflow_pipes.names import (
     event_path,
 )
 from metaflow_pipes.partition_keys import known_keys
+from metaflow_pipes.runs import graphql
 from metaflow_pipes.runs.partitions import ends_of, no_partitions
 from metaflow_pipes.runs.service import (
     CLONED_METADATA,
@@ -40,135 +41,6 @@ _EVENT_PAGE = 1000
 _SHOWN_CHARACTERS = 200
 # Where the webserver takes materializations; the asset's key is in the body.
 _REPORT_PATH = "report_asset_materialization/"
-
-_RUN_FIELDS = """
-    fragment RunFields on Run {
-      runId
-      pipelineName
-      status
-      creationTime
-      startTime
-      endTime
-      tags { key value }
-      stepKeysToExecute
-    }
-"""
-_JOBS = """
-    query Jobs {
-      repositoriesOrError {
-        __typename
-        ... on Error { message }
-        ... on RepositoryConnection { nodes { name location { name } jobs { name } } }
-      }
-    }
-"""
-_LAUNCH = (
-    """
-    mutation Launch($params: ExecutionParams!) {
-      launchRun(executionParams: $params) {
-        __typename
-        ... on Error { message }
-        ... on RunConfigValidationInvalid { errors { message } }
-        ... on LaunchRunSuccess { run { ...RunFields } }
-      }
-    }
-"""
-    + _RUN_FIELDS
-)
-_PARTITIONS = """
-    query Partitions($selector: PipelineSelector!) {
-      pipelineOrError(params: $selector) {
-        __typename
-        ... on Error { message }
-        ... on Pipeline { partitionKeysOrError { partitionKeys } }
-      }
-    }
-"""
-_PARTITION_TAGS = """
-    query PartitionTags($selector: PipelineSelector!, $key: String!) {
-      pipelineOrError(params: $selector) {
-        __typename
-        ... on Error { message }
-        ... on Pipeline {
-          partition(partitionName: $key) {
-            tagsOrError {
-              __typename
-              ... on Error { message }
-              ... on PartitionTags { results { key value } }
-            }
-          }
-        }
-      }
-    }
-"""
-_RUNS = (
-    """
-    query Runs($filter: RunsFilter, $cursor: String, $limit: Int) {
-      runsOrError(filter: $filter, cursor: $cursor, limit: $limit) {
-        __typename
-        ... on Error { message }
-        ... on Runs { results { ...RunFields } }
-      }
-    }
-"""
-    + _RUN_FIELDS
-)
-_EVENTS = """
-    query Events($runId: ID!, $cursor: String, $limit: Int) {
-      logsForRun(runId: $runId, afterCursor: $cursor, limit: $limit) {
-        __typename
-        ... on Error { message }
-        ... on EventConnection {
-          cursor
-          hasMore
-          events {
-            ... on MessageEvent { eventType stepKey timestamp message }
-            ... on ErrorEvent { error { message causes { message } } }
-            ... on ExecutionStepFailureEvent { failureMetadata { description } }
-            ... on ExecutionStepOutputEvent { metadataEntries { label ... on IntMetadataEntry { intValue } } }
-          }
-        }
-      }
-    }
-"""
-_TERMINATE = """
-    mutation Terminate($runId: String!) {
-      terminateRun(runId: $runId, terminatePolicy: SAFE_TERMINATE) {
-        __typename
-        ... on Error { message }
-        ... on TerminateRunFailure { message }
-      }
-    }
-"""
-_STATE = "id name status instigationType"
-_REPOSITORY_AUTOMATION = f"""
-    query Automation($selector: RepositorySelector!) {{
-      repositoryOrError(repositorySelector: $selector) {{
-        __typename
-        ... on Error {{ message }}
-        ... on Repository {{
-          schedules {{ name scheduleState {{ {_STATE} }} }}
-          sensors {{ name sensorState {{ {_STATE} }} }}
-        }}
-      }}
-    }}
-"""
-_START_SCHEDULE = """
-    mutation Start($selector: ScheduleSelector!) {
-      startSchedule(scheduleSelector: $selector) { __typename ... on Error { message } }
-    }
-"""
-_STOP_SCHEDULE = """
-    mutation Stop($id: String!) { stopRunningSchedule(id: $id) { __typename ... on Error { message } } }
-"""
-_START_SENSOR = """
-    mutation Start($selector: SensorSelector!) {
-      startSensor(sensorSelector: $selector) { __typename ... on Error { message } }
-    }
-"""
-_STOP_SENSOR = """
-    mutation Stop($id: String!) { stopSensor(id: $id) { __typename ... on Error { message } } }
-"""
 
 
 class Webserver:
@@ -205,7 +77,7 @@ class Webserver:
             "runConfigData": dict(run_config),
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        result = self._ask(_LAUNCH, "launchRun", {"params": params})
+        result = self._ask(graphql.LAUNCH, "launchRun", {"params": params})
         if result["__typename"] == "RunConfigValidationInvalid":
             problems = "\n".join(f"  {error['message']}" for error in result["errors"])
             raise DeploymentError(f"Dagster refuses the run config of job {deployment.name}:\n{problems}")
@@ -228,7 +100,7 @@ class Webserver:
         found: list[StepEvent] = []
         while True:
             variables = {"runId": dagster_run_id, "cursor": cursor, "limit": _EVENT_PAGE}
-            page = self._expect("EventConnection", self._ask(_EVENTS, "logsForRun", variables))
+            page = self._expect("EventConnection", self._ask(graphql.EVENTS, "logsForRun", variables))
             kinds = STEP_EVENTS | RUN_EVENTS
             found += [_step_event(event) for event in page["events"] if event.get("eventType") in kinds]
             cursor = page["cursor"]
@@ -237,7 +109,7 @@ class Webserver:
 
     def terminate(self, run: RunRecord) -> None:
         """As `DagsterService.terminate`."""
-        result = self._ask(_TERMINATE, "terminateRun", {"runId": run.dagster_run_id})
+        result = self._ask(graphql.TERMINATE, "terminateRun", {"runId": run.dagster_run_id})
         # the run launcher does not know a background process, but that ends the run when it is asked for
         if result["__typename"] != "TerminateRunSuccess" and run.worker is None:
             raise DeploymentError(f"Run {run.metaflow_run_id} can't be terminated: {result.get('message')}")
@@ -249,7 +121,7 @@ class Webserver:
         names = [definition.name for definition in load_automation(str(deployment.definitions_file))]
         job = self._selector(deployment)
         repository = {name: job[name] for name in ("repositoryName", "repositoryLocationName")}
-        found = self._ask(_REPOSITORY_AUTOMATION, "repositoryOrError", {"selector": repository})
+        found = self._ask(graphql.REPOSITORY_AUTOMATION, "repositoryOrError", {"selector": repository})
         states = {
             instigator["name"]: instigator.get("scheduleState") or instigator["sensorState"]
             for kind in ("schedules", "sensors")
@@ -271,11 +143,11 @@ class Webserver:
         is_schedule = state["instigationType"] == "SCHEDULE"
         if is_on:
             selector = {**repository, "scheduleName" if is_schedule else "sensorName": state["name"]}
-            query, field = (_START_SCHEDULE, "startSchedule") if is_schedule else (_START_SENSOR, "startSensor")
-            answer = self._ask(query, field, {"selector": selector})
+            query = graphql.START_SCHEDULE if is_schedule else graphql.START_SENSOR
+            answer = self._ask(query, "startSchedule" if is_schedule else "startSensor", {"selector": selector})
         else:
-            query, field = (_STOP_SCHEDULE, "stopRunningSchedule") if is_schedule else (_STOP_SENSOR, "stopSensor")
-            answer = self._ask(query, field, {"id": state["id"]})
+            query = graphql.STOP_SCHEDULE if is_schedule else graphql.STOP_SENSOR
+            answer = self._ask(query, "stopRunningSchedule" if is_schedule else "stopSensor", {"id": state["id"]})
         if "message" in answer:
             raise DeploymentError(f"{self} answers, of {state['name']}: {answer['message']}")
 
@@ -297,7 +169,7 @@ class Webserver:
 
     def jobs(self) -> list[tuple[str, str, str]]:
         """The jobs of the deployment, each as its name, its repository and its code location."""
-        repositories = self._expect("RepositoryConnection", self._ask(_JOBS, "repositoriesOrError", {}))["nodes"]
+        repositories = self._expect("RepositoryConnection", self._ask(graphql.JOBS, "repositoriesOrError", {}))["nodes"]
         return [
             (job["name"], repository["name"], repository["location"]["name"])
             for repository in repositories
@@ -334,7 +206,7 @@ class Webserver:
         """
         first, last = ends_of(partition, deployment)
         of_job = {"pipelineName": selector["jobName"], **{k: v for k, v in selector.items() if k != "jobName"}}
-        job = self._expect("Pipeline", self._ask(_PARTITIONS, "pipelineOrError", {"selector": of_job}))
+        job = self._expect("Pipeline", self._ask(graphql.PARTITIONS, "pipelineOrError", {"selector": of_job}))
         keys = job["partitionKeysOrError"]["partitionKeys"]
         if not keys and not deployment.partition_parameters:
             raise no_partitions(deployment)
@@ -346,7 +218,7 @@ class Webserver:
                 )
         if last is not None:
             return {PARTITION_RANGE_START_TAG: first, PARTITION_RANGE_END_TAG: last}
-        answer = self._ask(_PARTITION_TAGS, "pipelineOrError", {"selector": of_job, "key": first})
+        answer = self._ask(graphql.PARTITION_TAGS, "pipelineOrError", {"selector": of_job, "key": first})
         found = self._expect("Pipeline", answer)["partition"]["tagsOrError"]
         return {tag["key"]: tag["value"] for tag in self._expect("PartitionTags", found)["results"]}
 
@@ -355,7 +227,7 @@ class Webserver:
         while limit > 0:
             count = min(limit, _RUN_PAGE)
             variables = {"filter": filter_, "cursor": cursor, "limit": count}
-            page = self._expect("Runs", self._ask(_RUNS, "runsOrError", variables))["results"]
+            page = self._expect("Runs", self._ask(graphql.RUNS, "runsOrError", variables))["results"]
             yield from map(_record, page)
             if len(page) < count:
                 return

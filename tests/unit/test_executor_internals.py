@@ -2,7 +2,7 @@
 
 If this fails with a new release of Dagster, `metaflow_pipes/runtime/executors` has to follow it: compare it with
 `dagster/_core/executor/in_process.py` and `multiprocess.py` of that release, which are made of the same parts. What
-`metaflow_pipes/runs/local.py` takes is what each run launcher does: compare `dagster/_core/launcher`.
+`metaflow_pipes/runs` (`local`, `background`) takes is what each run launcher does: compare `dagster/_core/launcher`.
 """
 
 from __future__ import annotations
