@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import shlex
 import sys
-import zlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -39,7 +36,8 @@ from metaflow_pipes.runtime.ids import (
     step_key,
     task_id_of,
 )
-from metaflow_pipes.runtime.places import is_split, parse_item, parse_path, parse_split, tasks_of
+from metaflow_pipes.runtime.inputs import Inputs, shortened
+from metaflow_pipes.runtime.places import parse_path
 from metaflow_pipes.runtime.remote import job_of, with_job
 from metaflow_pipes.runtime.report import no_report, report_of
 from metaflow_pipes.runtime.resume import resumption_of
@@ -56,11 +54,6 @@ if TYPE_CHECKING:
     from metaflow_pipes.runtime.flow import MetaflowFlow
     from metaflow_pipes.runtime.report import TaskReport
     from step_wrapper.wire import Job, Resumption
-
-# How many characters of input paths an event shows as they are.
-LONGEST_INPUT_PATHS = 500
-# What tells Metaflow that a task starts others (`metaflow.unbounded_foreach.UBF_CONTROL`).
-CONTROL_ARGUMENT = "--ubf-context=ubf_control"
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def run_task(
         tags = dict.fromkeys([*run_options.tags, *partition.metaflow_tags])
         run_options = replace(run_options, tags=tuple(tags))
     refuse_late_start(context, flow, step, run_options.workflow_timeout_seconds)
-    inputs = _Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
+    inputs = Inputs.of([upstream] if isinstance(upstream, str) else list(upstream))
     run_id = parse_path(inputs.paths[0])[0] if inputs.paths else new_run_id(context)
     _tag_run(context, flow, run_id, run_options, is_start=not inputs.paths)
     number = context.retry_number if attempt is None else attempt
@@ -158,7 +151,7 @@ class _Attempt:
     step: str
     options: StepOptions
     run_options: RunOptions
-    inputs: _Inputs
+    inputs: Inputs
     config: Mapping[str, Any]
     run_id: str
     iteration: int | None
@@ -177,7 +170,7 @@ class _Attempt:
     def shell_command(self) -> str:
         """The launched command, for a shell: without the environment, which may hold secrets, and configs."""
         flow_file, *arguments = self._command
-        shown = shlex.join([sys.executable, flow_file, *map(_shortened, arguments)])
+        shown = shlex.join([sys.executable, flow_file, *map(shortened, arguments)])
         return f"cd {shlex.quote(self._folder)} && {shown}"
 
     @property
@@ -288,14 +281,6 @@ class _Attempt:
         )
 
 
-def _shortened(argument: str) -> str:
-    """An argument of Metaflow's command; the paths of many inputs as Metaflow compresses them (`compress_list`)."""
-    option, _, value = argument.partition("=")
-    if option != "--input-paths" or len(value) <= LONGEST_INPUT_PATHS:
-        return argument
-    return f"{option}=!{base64.b64encode(zlib.compress(zlib.compress(value.encode()))).decode()}"
-
-
 def _last_attempt(context: dg.OpExecutionContext, limit_seconds: int | None) -> tuple[bool, str | None]:
     """Whether an attempt that failed is the last one, and why, if that is the run's time limit."""
     policy = context.job_def.get_retry_policy_for_handle(context.op_handle)
@@ -350,35 +335,6 @@ def _left_out(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskRe
         f"The run that this one re-executes ended before these steps were done: {named(step_keys)}. With this "
         f"executor, Dagster leaves them out. Go on with another run, by {flow.resume_advice(run_id)}"
     )
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The tasks that a task takes, and what Metaflow must be told about them."""
-
-    paths: list[str]
-    arguments: list[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, upstream: list[str]) -> _Inputs:
-        if len(upstream) == 1 and (item := parse_item(upstream[0])) is not None:
-            path, index = item
-            if index is not None:
-                return cls([path], [f"--split-index={index}"])
-            return cls([path], [CONTROL_ARGUMENT], _control_environment())
-        if len(upstream) == 1 and is_split(upstream[0]):
-            path, size = parse_split(upstream[0])
-            # as `metaflow.plugins.parallel_decorator` asks of the runner
-            arguments = [CONTROL_ARGUMENT, "--split-index=0", f"--num-parallel={size}"]
-            return cls([path], arguments, _control_environment())
-        return cls(tasks_of(upstream), [])
-
-
-def _control_environment() -> dict[str, str]:
-    """The PATH of a control task: Metaflow starts its workers with the first `python` there."""
-    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    return {"PATH": os.pathsep.join(folders)}
 
 
 def _with_code(context: dg.OpExecutionContext, pipes: MetaflowPipesClient, flow: MetaflowFlow) -> MetaflowFlow:

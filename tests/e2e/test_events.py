@@ -100,7 +100,7 @@ def test_lifecycle_is_told_without_values_of_the_environment(project, monkeypatc
 
 
 def test_command_of_each_attempt_is_shown_and_can_be_run(project, monkeypatch):
-    monkeypatch.setattr("metaflow_pipes.runtime.attempt.LONGEST_INPUT_PATHS", 100)
+    monkeypatch.setattr("metaflow_pipes.runtime.inputs.LONGEST_INPUT_PATHS", 100)
     flows: Project = project("printing.py")
     with dg.DagsterInstance.ephemeral() as instance:
         result = execute(flows.job("printing.py"), instance=instance)
