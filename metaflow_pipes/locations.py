@@ -48,7 +48,7 @@ def staleness(
     folder: Path,
     compile_again: str | None = None,
 ) -> str | None:
-    """Why a definitions file no longer fits its flow file, or None if it does.
+    """The reason why a definitions file no longer fits its flow file, or None if it does.
 
     Args:
         flow: The flow's name.

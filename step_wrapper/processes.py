@@ -179,7 +179,7 @@ def reap_all() -> None:
 
 
 def set_killed_at_end_of(requests: socket.socket, is_killed: bool) -> None:
-    """Whether the kernel ends this process at a socket's end, or at a message: while it does not look at that itself.
+    """Let the kernel end this process, or not, at a socket's end or a message: while it does not look at that itself.
 
     Args:
         requests: The socket to the run's process.

@@ -233,7 +233,7 @@ def _write(texts: list[bytes]) -> None:
 
 
 def _readable(descriptors: list[int]) -> set[int]:
-    """Those of some descriptors that can be read, or whose other end is closed; waits for the first."""
+    """The given descriptors that can be read, or whose other end is closed; waits for the first."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)

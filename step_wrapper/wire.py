@@ -250,7 +250,7 @@ class SerializedException(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why an attempt failed.
+    """The failure of an attempt, as the step's side reports it.
 
     Attributes:
         reason: The predicate of a sentence about the step.

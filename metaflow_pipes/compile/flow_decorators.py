@@ -78,7 +78,7 @@ def _in_flow_file(name: str) -> Any:
 
 
 def _import_problem(path: str) -> str | None:
-    """Why a function can't be imported here, or None if it can."""
+    """The reason why a function can't be imported here, or None if it can."""
     module, _, name = path.rpartition(".")
     own_path = list(sys.path)
     # the runner has both on its path: the folder of the flow file, and the one where it runs

@@ -47,7 +47,7 @@ class FlowScaffoldParams(BaseModel):
 
 
 def _problem(file: Path) -> str | None:
-    """Why a file is no flow file; the end of a sentence that begins with its path. None if it seems to be one."""
+    """The reason why a file is no flow file, for a sentence that begins with its path; None if it seems to be one."""
     if not file.exists():
         return f"does not exist: there is no {file.absolute()}. Give the path of a Python file with a Metaflow flow."
     if not file.is_file():

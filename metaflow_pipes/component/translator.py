@@ -66,7 +66,7 @@ def _matches(step: str, patterns: Sequence[str]) -> bool:
 
 
 def out_of_date(flow: MetaflowFlow) -> str | None:
-    """Why a flow no longer is as it was compiled, or None if it is: also where its steps run the code of that time.
+    """The reason why a flow no longer is as it was compiled; None if it is, or if its steps run the code of that time.
 
     Args:
         flow: The flow.

@@ -137,7 +137,7 @@ class Deployment:
         )
 
     def staleness(self) -> str | None:
-        """Why the definitions file no longer fits the flow file, or None if it does, or does not need that."""
+        """The reason why it no longer fits the flow file, or None if it does, or does not need that."""
         if self.is_packaged:
             return None
         return staleness(

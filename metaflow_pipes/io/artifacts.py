@@ -200,7 +200,7 @@ def _started_at(task: Any) -> float:
 
 
 def _other_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    """Those settings that Metaflow does not have in this process."""
+    """The settings that Metaflow does not have in this process."""
     from metaflow.metaflow_config_funcs import from_conf
 
     prefix = "METAFLOW_"

@@ -95,7 +95,7 @@ class RunWorker:
 
     @property
     def unseen_because(self) -> str | None:
-        """Why its processes can't be seen from here, or None if they can."""
+        """The reason why its processes can't be seen from here, or None if they can."""
         if self.host != platform.node():
             return f"They are on {self.host}."
         if not self.processes:
@@ -108,7 +108,7 @@ class RunWorker:
 
     @property
     def living(self) -> tuple[HostProcess, ...]:
-        """Those of its processes that are seen here to be alive."""
+        """The processes of it that are seen here to be alive."""
         return () if self.unseen_because else tuple(process for process in self.processes if process.is_alive)
 
     @property

@@ -57,5 +57,5 @@ def partition_in(tags: Mapping[str, str]) -> str:
 
 
 def kept_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those tags of a run that say its partition, for a run that goes on from it."""
+    """The tags of a run that say its partition, for a run that goes on from it."""
     return {tag: value for tag, value in tags.items() if tag in PARTITION_TAGS or tag.startswith(f"{PARTITION_TAG}/")}

@@ -265,14 +265,14 @@ class OnCreated(Protocol):
 
 
 def reason_of(message: str) -> str:
-    """Why a step has failed, from Dagster's message of its error."""
+    """The reason why a step has failed, from Dagster's message of its error."""
     if INTERRUPTION in message:
         return "was ended with the run"
     return message.strip()
 
 
 def left_out(op: str) -> str:
-    """Why a run that Dagster calls a success is none: the op of the flow's last step never ran.
+    """The reason why a run that Dagster calls a success is none: the op of the flow's last step never ran.
 
     An executor that plans all steps before a run leaves out those that come of a foreach, and reports a success.
     """

@@ -326,7 +326,7 @@ def _tag_origin(context: dg.OpExecutionContext, origin_run_id: str) -> None:
 
 
 def _left_out(context: dg.OpExecutionContext, flow: MetaflowFlow, report: TaskReport) -> str | None:
-    """Why a join of a re-execution can't have all of its items, if it can't, and what to do."""
+    """The reason why a join of a re-execution can't have all of its items, and what to do; None if it can."""
     step_keys = steps_left_out(context)
     if not step_keys:
         return None

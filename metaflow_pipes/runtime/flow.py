@@ -206,7 +206,7 @@ class MetaflowFlow:
         return replace(self, file=place.file, working_directory=place.folder, settings=settings)
 
     def staleness(self) -> str | None:
-        """Why the definitions file no longer fits the flow file, or None if it does, or has the code package."""
+        """The reason why its file no longer fits the flow file; None if it does, or has the code package."""
         if self.package is not None:
             return None
         folder = Path(self.folder)

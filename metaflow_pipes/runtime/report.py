@@ -31,7 +31,7 @@ LAST_LINES = 6
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """Why an attempt failed.
+    """The failure of an attempt, as the op tells it.
 
     Attributes:
         description: A sentence.

@@ -38,7 +38,7 @@ def run_options_of(context: dg.OpExecutionContext, flow: MetaflowFlow) -> RunOpt
 
 
 def inherited_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, names: Collection[str]) -> dict[str, str]:
-    """Those of some tags that a run has.
+    """The tags of these names that a run has.
 
     Dagster's Python API does not hand tags down to re-executions: one that lacks a tag has that of the run that it
     re-executes.

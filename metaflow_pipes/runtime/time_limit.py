@@ -58,7 +58,7 @@ def refuse_late_start(context: dg.OpExecutionContext, flow: MetaflowFlow, step: 
 
 
 def too_late_to_retry(context: dg.OpExecutionContext, limit_seconds: int | None, delay_seconds: float) -> str | None:
-    """Why an attempt that failed is not tried again, or None if there is time for that.
+    """The reason why an attempt that failed is not tried again, or None if there is time for that.
 
     Args:
         context: The op's context.

@@ -95,7 +95,7 @@ class Outcome:
         return "Task failed." if self.exit_status else None
 
     def reason(self, timeout_seconds: int | None, last_error_line: str) -> str:
-        """Why the attempt failed, as the predicate of a sentence about the step.
+        """The reason why the attempt failed, as the predicate of a sentence about the step.
 
         Args:
             timeout_seconds: The limit of `@timeout`.

@@ -44,7 +44,7 @@ def runs_under_way(instance: dg.DagsterInstance, flow: MetaflowFlow, job: dg.Job
 
 
 def too_many(job: dg.JobDefinition, runs: Sequence[dg.DagsterRun], limit: int | None) -> str | None:
-    """Why no other run of a job is to be started now; None if one is.
+    """The reason why no other run of a job is to be started now; None if one is.
 
     Args:
         job: The job.

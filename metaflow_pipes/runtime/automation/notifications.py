@@ -303,7 +303,7 @@ def _sent(receiver: str, send: Callable[[], None]) -> Outcome:
 
 
 def _reason(error: OSError) -> str:
-    """Why a receiver could not be reached, without its address, which may be a secret and is in most messages."""
+    """The reason why a receiver was not reached, without its address: that may be secret, and is in most messages."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"it has answered {response.status_code} {response.reason}"

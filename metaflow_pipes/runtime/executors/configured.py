@@ -54,7 +54,7 @@ def _schema(config_type: Any, config: Mapping[str, Any]) -> Any:
 
 
 def problems_of(executor: ExecutorDefinition, config: Mapping[str, Any]) -> list[str]:
-    """Why an executor refuses a config, as sentences; none if it takes it.
+    """The problems for which an executor refuses a config, as sentences; none if it takes it.
 
     Args:
         executor: The executor.
