@@ -53,12 +53,6 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture
-def instance(tmp_path):
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        yield instance
-
-
 def downstream(folder, decorators: str, *options: str) -> Project:
     project = Project.of(folder / "downstream")
     project.write("downstream.py", DOWNSTREAM.format(decorators=decorators))
