@@ -44,11 +44,11 @@ class Ticks:
         return until(lambda: said if text in (said := self.tick()) else "")
 
 
-def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, what: str = "a condition") -> Any:
     """The first true value of a condition."""
     give_up_at = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < give_up_at, f"not within {seconds} s"
+        assert time.monotonic() < give_up_at, f"waited {seconds} s for: {what}"
         time.sleep(0.1)
     return value
 

@@ -273,6 +273,15 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs: a zombie runs no more."""
+    if not is_running(pid):
+        return False
+    with contextlib.suppress(OSError):
+        return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    return sys.platform != "linux"
+
+
 def supervisor() -> int:
     """The supervisor of the one step that this process runs now."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):

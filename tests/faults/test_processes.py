@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from support import Project, execute, failure_description, failures, free_port, is_running, job_of, persistent
+from ended_runs import until
+from support import Project, execute, failure_description, failures, free_port, job_of, lives, persistent
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
 from metaflow_pipes.errors import DeploymentError
@@ -80,33 +81,17 @@ def waiting(project) -> Callable[..., Project]:
     return make
 
 
-def _wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    give_up_at = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < give_up_at, f"{what} within {seconds} s"
-        time.sleep(0.05)
-    return value
-
-
 def _pids(flows: Project, tasks: int = 1) -> list[list[int]]:
     """For each running task its supervisor, its own process and its children, once all are there."""
     names = [str(number) for number in range(tasks)]
     folder = flows.folder / "pids"
-    _wait_for(lambda: all((folder / name).exists() for name in names), 120, f"{tasks} task(s) run")
+    until(lambda: all((folder / name).exists() for name in names), 120, f"{tasks} task(s) run")
     return [[int(pid) for pid in (folder / name).read_text().split()] for name in names]
 
 
 def _gone(pids: list[list[int]], seconds: float) -> None:
     every = [pid for task in pids for pid in task]
-    _wait_for(lambda: not any(map(_lives, every)), seconds, "all processes of the steps end")
-
-
-def _lives(pid: int) -> bool:
-    if not is_running(pid):
-        return False
-    with contextlib.suppress(OSError):  # a zombie runs no more
-        return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    return sys.platform != "linux"
+    until(lambda: not any(map(lives, every)), seconds, "all processes of the steps end")
 
 
 def _run_worker(flows: Project, home: Path, *options: str, width: int = 1) -> subprocess.Popen[bytes]:
@@ -235,7 +220,7 @@ def _webserver(definitions: Path, home: Path) -> Iterator[Webserver]:
         return False
 
     try:
-        _wait_for(is_up, 120, "the webserver is up")
+        until(is_up, 120, "the webserver is up")
         yield webserver
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -259,7 +244,7 @@ def test_terminated_run_is_canceled_and_leaves_nothing(waiting, tmp_path, width,
         webserver.terminate(run)
         _gone(pids, 15)
         left = 30 - (time.monotonic() - terminated_at)
-        _wait_for(
+        until(
             lambda: webserver.run(run_id).status is RunStatus.TERMINATED,
             left,
             "the run is shown as canceled",
