@@ -1,4 +1,4 @@
-"""Runs from the shell: launched in the background, watched, listed and ended, on the instance of this machine."""
+"""Runs from the shell: launched in the background, watched and listed, on the instance of this machine."""
 
 from __future__ import annotations
 
@@ -6,106 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
+from shell import Shell, shell_of
 from support import Project, execute, failures, job_of, path_with_python, values_of
 
-from metaflow_pipes.names import WORKER_TAG
-from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-SUCCEEDED, FAILED, TERMINATED = "SUCCEEDED", "FAILED", "TERMINATED"
-
-
-class Shell:
-    """The commands of a project on an instance of its own."""
-
-    def __init__(self, flows: Project, home: Path):
-        self.flows = flows
-        self.home = home
-
-    def __call__(
-        self, flow: str, *arguments: str, check: bool = True, cold: bool = False, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        variables = {"DAGSTER_HOME": str(self.home), **env}
-        return self.flows.metaflow(flow, "--quiet", "dagster", *arguments, check=check, cold=cold, **variables)
-
-    def triggered(self, flow: str, *arguments: str, **env: Any) -> str:
-        """The Metaflow run id of a new run."""
-        self(flow, "trigger", "--run-id-file", "run_id", *arguments, **env)
-        return (self.flows.folder / "run_id").read_text()
-
-    def status(self, flow: str, run_id: str) -> str:
-        return self(flow, "status", run_id).stdout.split("Status:")[1].split()[0]
-
-    def instance(self) -> dg.DagsterInstance:
-        return dg.DagsterInstance.from_config(str(self.home))
-
-    def run(self, run_id: str) -> dg.DagsterRun:
-        """The run, as Dagster has it."""
-        with self.instance() as instance:
-            run = instance.get_run_by_id(run_id.removeprefix("dagster-"))
-            assert run is not None
-            return run
-
-    def worker(self, run_id: str) -> RunWorker:
-        """The processes of a run: the one that watches over it, and the one that executes it."""
-        run = self.run(run_id)
-        worker = RunWorker.from_tag(run.tags[WORKER_TAG], run.run_id)
-        assert worker is not None
-        return worker
-
-    def moves(self, run_id: str, **changes: Any) -> None:
-        """Let a run say that its processes are elsewhere."""
-        worker = replace(self.worker(run_id), **changes)
-        with self.instance() as instance:
-            run_id = run_id.removeprefix("dagster-")
-            instance.add_run_tags(run_id, {WORKER_TAG: worker.tag(run_id)})
-
-    def reaches(self, run_id: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
-        with self.instance() as instance:
-
-            def run_if_finished() -> Any:
-                run = instance.get_run_by_id(run_id.removeprefix("dagster-"))
-                return run is not None and run.is_finished and run
-
-            run = wait_until(run_if_finished)
-            assert run.status == status
-            return run
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    give_up_at = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < give_up_at
-        time.sleep(0.1)
-    return value
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    folder = tmp_path_factory.mktemp("trigger")
-    flows = Project.of(folder / "project", "parameters.py", "required.py", "flaky.py", "foreach.py", "slow.py")
+    folder = tmp_path_factory.mktemp("trigger") / "project"
+    flows = Project.of(folder, "parameters.py", "required.py", "flaky.py", "foreach.py", "slow.py")
     flows.write("data.txt", "the data\n")
-    for flow in ("parameters", "required", "flaky", "foreach", "slow"):
-        flows.compile(f"{flow}.py", "--executor", "in_process", to=f"{flow}flow_dagster.py")
-    home = folder / "home"
-    home.mkdir()
-    (home / "dagster.yaml").touch()
-    shell = Shell(flows, home)
-    yield shell
-    with shell.instance() as instance:
-        runs = instance.get_runs()
-    for run in runs:
-        _kill(*shell.worker(run.run_id).processes)
+    with shell_of(flows) as shell:
+        yield shell
 
 
 def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
@@ -116,7 +35,7 @@ def test_trigger_names_the_run_before_it_begins_and_outlives_the_command(shell):
     shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
     run = shell.flows.metaflow_run("FlakyFlow", run_id)
     assert run["start"].task.exception is not None
-    assert shell.status("flaky.py", run_id) == FAILED
+    assert shell.status("flaky.py", run_id) == "FAILED"
 
 
 def test_the_file_that_was_compiled_last_is_triggered_and_named(project, tmp_path):
@@ -197,99 +116,6 @@ def test_status_and_lists_find_runs_by_any_of_their_ids(shell):
     assert run_id in shell("flaky.py", "list-runs", "--successful", "--failed").stdout
     assert run_id not in shell("foreach.py", "list-runs").stdout
     assert len(shell("flaky.py", "list-runs", "--last", "1").stdout.splitlines()) == 2
-
-
-def test_terminated_run_leaves_nothing(shell):
-    # each command in an interpreter that has imported nothing of another one
-    run_id = shell.triggered("slow.py", cold=True)
-    pid = _pid_of_step(shell)
-    assert "RUNNING" in shell("slow.py", "status", run_id, cold=True).stdout
-    assert run_id in shell("slow.py", "list-runs", "--running", cold=True).stdout
-    shell("slow.py", "terminate", run_id, cold=True)
-    assert not _lives(pid)
-    assert shell.status("slow.py", run_id) == TERMINATED
-    again = shell("slow.py", "terminate", run_id, check=False)
-    assert again.returncode == 1
-    assert TERMINATED in again.stdout
-    with shell.instance() as instance:
-        messages = [entry.message for entry in instance.all_logs(run_id.removeprefix("dagster-"))]
-    # the op has waited for what its step reports
-    assert not any("did not receive closed message" in message for message in messages)
-
-
-def test_run_that_is_canceled_from_elsewhere_ends(shell):
-    run_id = shell.triggered("slow.py")
-    pid = _pid_of_step(shell)
-    with shell.instance() as instance:
-        # what the UI's Terminate asks of an instance whose launcher does not know the run
-        assert not instance.run_launcher.terminate(run_id.removeprefix("dagster-"))
-    shell.reaches(run_id, dg.DagsterRunStatus.CANCELED)
-    wait_until(lambda: not _lives(pid), 20)
-
-
-def test_run_whose_process_is_killed_has_failed(shell):
-    run_id = shell.triggered("slow.py")
-    pid = _pid_of_step(shell)
-    _, executing = shell.worker(run_id).processes
-    _kill(executing)
-    shell.reaches(run_id, dg.DagsterRunStatus.FAILURE)
-    assert "run: The process that executed the run has ended with signal 9" in shell("slow.py", "status", run_id).stdout
-    wait_until(lambda: not _lives(pid), 20)
-
-
-def test_run_all_of_whose_processes_are_killed_is_lost_until_it_is_terminated(shell):
-    run_id = shell.triggered("slow.py")
-    _pid_of_step(shell)
-    worker = shell.worker(run_id)
-    _kill(*worker.processes)
-    status = shell("slow.py", "status", run_id).stdout
-    assert "Status:        LOST?" in status
-    assert f"The processes that ran it, {worker.numbers}, have died." in status
-    assert f"metaflow_runs/{run_id.removeprefix('dagster-')}.log" in status
-    assert "LOST?" in shell("slow.py", "list-runs", "--running").stdout
-    assert shell.run(run_id).status == dg.DagsterRunStatus.STARTED  # to read is not to write
-    assert "is FAILED" in shell("slow.py", "terminate", run_id).stdout
-    assert f"run: The processes that ran it, {worker.numbers}" in shell("slow.py", "status", run_id).stdout
-
-
-def test_wait_ends_when_all_processes_of_the_run_are_killed(shell):
-    arguments = ("trigger", "--wait", "--run-id-file", "waited_for")
-    waiting = threading.Thread(target=lambda: outputs.append(shell("slow.py", *arguments, check=False).stdout))
-    outputs: list[str] = []
-    waiting.start()
-    _pid_of_step(shell)
-    _kill(*shell.worker((shell.flows.folder / "waited_for").read_text()).processes)
-    waiting.join(60)
-    assert "is LOST?." in outputs[0]
-    assert "have died" in outputs[0]
-
-
-def test_run_that_dies_before_it_begins_is_lost_at_once(shell):
-    run_id = shell.triggered("slow.py")
-    _kill(*shell.worker(run_id).processes)
-    assert shell.status("slow.py", run_id) == "LOST?"
-    shell("slow.py", "terminate", run_id)
-    assert shell.run(run_id).status == dg.DagsterRunStatus.FAILURE
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"namespace": "1"}, "another PID namespace"),
-        ({"boot_id": "another"}, "has been restarted since, or is another host of the same name"),
-        ({"host": "elsewhere"}, None),
-    ],
-)
-def test_run_whose_processes_can_not_be_seen_is_left_alone_and_can_be_terminated(shell, changes, words):
-    run_id = shell.triggered("slow.py")
-    pid = _pid_of_step(shell)
-    shell.moves(run_id, **changes)
-    status = shell("slow.py", "status", run_id).stdout
-    assert ("LOST?" if words else "RUNNING") in status
-    assert (words or "") in status
-    assert shell.run(run_id).status == dg.DagsterRunStatus.STARTED
-    assert "is TERMINATED" in shell("slow.py", "terminate", run_id).stdout
-    wait_until(lambda: not _lives(pid), 20)
 
 
 def test_wait_says_why_a_run_fails_without_a_step(shell):
@@ -398,7 +224,7 @@ def test_interrupted_wait_is_no_error_of_dagster(shell):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    _pid_of_step(shell)
+    shell.pid_of_step()
     waiting.send_signal(signal.SIGINT)
     output, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 1
@@ -455,44 +281,6 @@ def test_nodes_of_num_parallel_are_shown_as_one_step(project, tmp_path):
     assert "inner: done (2 items" in finished.stdout
 
 
-def test_parameter_that_the_origin_does_not_have_takes_its_default(project, tmp_path):
-    flows: Project = project("flaky.py")
-    flows.metaflow("flaky.py", "--no-pylint", "run", "--run-id-file", "run_id", "--number", "3", check=False)
-    source = (flows.folder / "flaky.py").read_text()
-    number = '    number = Parameter("number", default=1)\n'
-    source = source.replace(number, f'{number}    more = Parameter("more", default=10)\n')
-    flows.write("flaky.py", source.replace("self.doubled + 1", "self.doubled + self.more"))
-    flows.write("ready", "")
-    flows.compile("flaky.py", "--executor", "in_process")
-    origin = (flows.folder / "run_id").read_text()
-    arguments = ("--origin-run-id", origin, "--wait", "--run-id-file", "run_id")
-    flows.metaflow("flaky.py", "dagster", "resume", *arguments, DAGSTER_HOME=str(tmp_path))
-    assert flows.metaflow_run("FlakyFlow", (flows.folder / "run_id").read_text()).data.result == 16
-
-
-def test_newest_run_of_either_side_is_resumed_and_named(project, tmp_path):
-    flows: Project = project("flaky.py")
-    flows.compile("flaky.py", "--executor", "in_process")
-
-    def run_by_metaflow() -> str:
-        flows.metaflow("flaky.py", "--no-pylint", "run", "--run-id-file", "run_id", check=False)
-        return (flows.folder / "run_id").read_text()
-
-    def resume() -> tuple[str, str]:
-        """The id of a new run, and what the command says."""
-        arguments = ("resume", "--wait", "--run-id-file", "run_id")
-        finished = flows.metaflow("flaky.py", "dagster", *arguments, check=False, DAGSTER_HOME=str(tmp_path))
-        return (flows.folder / "run_id").read_text(), finished.stdout
-
-    first = run_by_metaflow()
-    resumed, output = resume()
-    assert f"Resuming FlakyFlow/{first}, the latest run of the flow." in output
-    _, output = resume()
-    assert f"Resuming FlakyFlow/{resumed}, the latest run of the flow." in output
-    last = run_by_metaflow()
-    assert f"Resuming FlakyFlow/{last}, the latest run of the flow." in resume()[1]
-
-
 def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp_path):
     flows: Project = project("flaky.py")
     flows.write("ready", "")
@@ -502,30 +290,8 @@ def test_without_dagster_home_an_instance_in_the_users_home_is_made(project, tmp
     shown = min(own, str(Path(sys.executable).with_name("dagster")), key=len)
     assert f"DAGSTER_HOME=~/.metaflow-pipes/dagster {shown} dev -f defs.py" in finished.stdout
     listed = flows.metaflow("flaky.py", "dagster", "list-runs", HOME=str(tmp_path)).stdout
-    assert SUCCEEDED in listed
+    assert "SUCCEEDED" in listed
     with dg.DagsterInstance.from_config(str(tmp_path / ".metaflow-pipes" / "dagster")) as instance:
         (run,) = instance.get_runs()
     assert run.is_success
     assert run.tags["metaflow/flow"] == "FlakyFlow"
-
-
-def _pid_of_step(shell: Shell) -> int:
-    path = shell.flows.folder / "pid"
-    pid = wait_until(lambda: path.exists() and path.read_text())
-    path.unlink()
-    return int(pid)
-
-
-def _kill(*processes: HostProcess) -> None:
-    """Kill processes, and wait until they have gone; the first one first."""
-    for process in processes:
-        process.send(signal.SIGKILL)
-    wait_until(lambda: not any(process.is_alive for process in processes), 20)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
