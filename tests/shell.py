@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from ended_runs import until
-from support import Project
 
 from metaflow_pipes.names import WORKER_TAG
 from metaflow_pipes.runs.host_processes import HostProcess, RunWorker
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support import Project
 
 
 class Shell:
