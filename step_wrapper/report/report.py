@@ -17,7 +17,6 @@ from step_wrapper.report import exceptions
 from step_wrapper.report.checks import keep_results, send_results, stored_results, workers_results
 from step_wrapper.report.datastore import inputs_of, open_datastore, save_logs
 from step_wrapper.report.exceptions import cause_of_failure, described, shortened
-from step_wrapper.report.jobs import delete_left
 from step_wrapper.report.message import Draft, failed, failure_of, send
 from step_wrapper.report.metadata import TaskFacts, data_version, task_metadata
 from step_wrapper.report.outcome import Outcome, signal_name
@@ -106,7 +105,11 @@ def report_stored(launch: Launch, context: PipesContext) -> bool:
     stderr = stored_tail(stored, "stderr", sources)
     killed_by = -(launch.ended_with or 0)
     because = f"was ended, because its supervisor was killed by {signal_name(killed_by)}" if killed_by > 0 else None
-    left = None if launch.job is None else delete_left(launch, context, launch.job)
+    left = None
+    if launch.job is not None:
+        from step_wrapper.report.jobs import delete_left
+
+        left = delete_left(launch, context, launch.job)
     outcome = Outcome(exit_status=1, duration_seconds=0.0, ended_because=because, left_behind=left)
     failure = _failure(launch, outcome, stderr, None)
     send(context, failed(launch.task_id, 0.0, failure))
