@@ -117,7 +117,6 @@ def run_task(
     task = _Attempt(
         context, pipes, here, step, options, run_options, inputs, config, run_id, iteration, number, resumption
     )
-    context.log.info(f"Attempt {number} of Metaflow task {task.pathspec} starts.\n{task.shell_command}")
     report, exit_code, _, job = task.launch()
     if report is None:
         context.log.warning(
@@ -228,6 +227,7 @@ class _Attempt:
             keep_stderr=ended_with is not None,
             flow=self.flow if ended_with is None else None,
             may_be_cloned=request.may_be_cloned,
+            on_launch=self._say_that_it_starts if ended_with is None else None,
         )
         own_key = asset_key_of(self.flow, self.step)
         results = invocation.get_results(implicit_materializations=False)
@@ -238,6 +238,9 @@ class _Attempt:
         publish_rest(self.context, invocation.get_custom_messages())
         report = report_of(invocation, self.pathspec, self.number, own_key)
         return report, exit_code_of(invocation), stderr_of(invocation), job_of(invocation)
+
+    def _say_that_it_starts(self) -> None:
+        self.context.log.info(f"Attempt {self.number} of Metaflow task {self.pathspec} starts.\n{self.shell_command}")
 
     def _request(self, ended_with: int | None, job: Job | None) -> Request:
         """The request to the wrapper."""

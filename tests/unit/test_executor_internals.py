@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.definitions.scoped_resources_builder import ScopedResourcesBuilder
 from dagster._core.events import EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
@@ -25,6 +26,7 @@ from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_eve
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.step import ExecutionStep
+from dagster._core.execution.resources_init import resource_initialization_manager
 from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
@@ -35,6 +37,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._grpc.types import ExecuteRunArgs
+from dagster._utils import EventGenerationManager
 
 from metaflow_pipes.runtime.executors.multiprocess import PRELOADED_MODULES
 
@@ -49,9 +52,11 @@ ORIGINS = ["remote_job_origin", "job_code_origin"]
             PlanExecutionContextManager,
             [
                 *("job", "execution_plan", "run_config", "dagster_run", "instance", "retry_mode"),
-                *("raise_on_error", "output_capture", "step_dependency_config"),
+                *("scoped_resources_builder_cm", "raise_on_error", "output_capture", "step_dependency_config"),
             ],
         ),
+        (EventGenerationManager.get_object, []),
+        (ScopedResourcesBuilder.build, ["required_resource_keys"]),
         (InstanceConcurrencyContext, ["instance", "dagster_run"]),
         (
             ExecutionPlan.start,
@@ -124,6 +129,9 @@ def test_events_that_have_one_place_are_stored_there_alone():
 
 
 def test_names_that_are_no_functions():
+    assert ScopedResourcesBuilder._fields == ("resource_instance_dict", "contains_generator")
+    default = inspect.signature(PlanExecutionContextManager).parameters["scoped_resources_builder_cm"].default
+    assert default in (None, resource_initialization_manager)
     assert RetryMode.from_config({"enabled": {}}) is RetryMode.ENABLED
     assert [io_type.value for io_type in ComputeIOType] == ["stdout", "stderr"]
     assert isinstance(CloudStorageComputeLogManager.local_manager, property)

@@ -90,6 +90,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
         keep_stderr: bool = False,
         flow: MetaflowFlow | None = None,
         may_be_cloned: bool = False,
+        on_launch: Callable[[], None] | None = None,
     ) -> PipesClientCompletedInvocation:
         """Run a process in a Pipes session and wait for its end.
 
@@ -103,6 +104,7 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             keep_stderr: Whether to keep the end of the process's stderr, which is then passed on at its end only.
             flow: The flow, if the command runs a step of it, which a warm process can fork; else None.
             may_be_cloned: Whether the step may be one that is cloned, which another process than its own can do.
+            on_launch: Called before the command is launched; never if another process has cloned the step.
 
         Returns:
             What the process reported; its exit code, unless that is 0, is the entry `exit_code` of the metadata, and
@@ -137,6 +139,8 @@ class MetaflowPipesClient(dg.PipesSubprocessClient):
             fork = _forking(context, thread, flow)
             if may_be_cloned and thread.cloners is not None and thread.cloners.clone(launch, fork, thread.waits_for):
                 return dg.PipesClientCompletedInvocation(session)
+            if on_launch is not None:
+                on_launch()
             with (
                 self._supervised(launch, fork) as process,
                 watch.ends(functools.partial(self._end, process)),

@@ -31,6 +31,7 @@ from metaflow_pipes.runtime.executors.compute_logs import compute_logs, describe
 from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 from metaflow_pipes.runtime.executors.limits import available_cpus, config_schema
 from metaflow_pipes.runtime.executors.reexecution import with_steps_left_out
+from metaflow_pipes.runtime.executors.resources import resources_scoped_once
 from metaflow_pipes.runtime.heartbeats import Heartbeats
 from metaflow_pipes.runtime.step_thread import StepThread, running
 from metaflow_pipes.runtime.warm import WARM_VARIABLE, WarmProcesses
@@ -150,6 +151,7 @@ class ThreadsExecutor(dg.Executor):
                     raise_on_error=plan_context.raise_on_error,
                     output_capture=plan_context.output_capture,
                     step_dependency_config=self.step_dependency_config,
+                    scoped_resources_builder_cm=resources_scoped_once,
                 ),
             )
         yield dg.DagsterEvent.engine_event(plan_context, f"Finished steps in threads (pid: {os.getpid()})", where)
