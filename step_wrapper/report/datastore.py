@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import mmap
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metaflow.datastore import FlowDataStore
+from metaflow.datastore.datastore_set import ImmutableBlobCache
+from metaflow.datastore.task_datastore import TaskDataStore
 from metaflow.mflog import RUNTIME_LOG_SOURCE
 from metaflow.plugins import DATASTORES
 
 from step_wrapper.logs import STREAMS, log_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
     from step_wrapper.launch import Launch
 
@@ -70,6 +73,85 @@ def done_attempt(datastore: FlowDataStore, run_id: str, step: str, task_id: str,
     return datastore.get_task_datastore(
         run_id, step, task_id, attempt=attempt, data_metadata=unread.load_metadata([name])[name]
     )
+
+
+class StoredTask(NamedTuple):
+    """A task of a run, as far as the names of its files tell.
+
+    Attributes:
+        step: The step's name.
+        task_id: The task.
+        attempt: Its last attempt; None if that has not ended.
+    """
+
+    step: str
+    task_id: str
+    attempt: int | None
+
+
+def stored_tasks(datastore: FlowDataStore, run_id: str, steps: Sequence[str]) -> list[StoredTask]:
+    """The tasks of some steps of a run.
+
+    Metaflow's `get_task_datastores` asks for each file that an attempt could have, and for each attempt that a task
+    could have: 18 requests for a task. Here the folders are listed.
+
+    Args:
+        datastore: The flow's datastore.
+        run_id: The run.
+        steps: The names of the steps.
+    """
+    storage: Any = datastore._storage_impl
+    started: dict[tuple[str, str], int] = {}
+    ended: set[tuple[str, str, int]] = set()
+    for path in _files_of_tasks(storage, [storage.path_join(datastore.flow_name, run_id, step) for step in steps]):
+        step, task_id, name = storage.path_split(path)[-3:]
+        attempt, _, suffix = name.partition(".")
+        if suffix == TaskDataStore.METADATA_ATTEMPT_SUFFIX:
+            started[step, task_id] = max(int(attempt), started.get((step, task_id), 0))
+        elif suffix == TaskDataStore.METADATA_DONE_SUFFIX:
+            ended.add((step, task_id, int(attempt)))
+    return [StoredTask(*task, last if (*task, last) in ended else None) for task, last in started.items()]
+
+
+def _files_of_tasks(storage: Any, folders: Sequence[str]) -> list[str]:
+    if hasattr(storage, "list_files"):
+        return storage.list_files(folders)
+    tasks = [entry.path for entry in storage.list_content(folders) if not entry.is_file]
+    return [entry.path for entry in storage.list_content(tasks) if entry.is_file]
+
+
+def read_tasks(
+    datastore: FlowDataStore, run_id: str, tasks: Iterable[StoredTask], artifacts: Sequence[str]
+) -> list[Any]:
+    """The `metaflow.datastore.TaskDataStore`s of tasks that have ended, with some of their artifacts.
+
+    Args:
+        datastore: The flow's datastore. It keeps these artifacts, in place of those that it has kept so far.
+        run_id: The run.
+        tasks: The tasks.
+        artifacts: The names of the artifacts to read, of the tasks that have them.
+    """
+    storage: Any = datastore._storage_impl
+    paths: dict[str, StoredTask] = {}
+    for task in tasks:
+        if task.attempt is not None:
+            name = TaskDataStore.metadata_name_for_attempt(TaskDataStore.METADATA_DATA_SUFFIX, task.attempt)
+            paths[storage.path_join(datastore.flow_name, run_id, task.step, task.task_id, name)] = task
+    if not paths:
+        return []
+    read: list[Any] = []
+    with storage.load_bytes(list(paths)) as files:
+        for path, file, _ in files:
+            if file is not None:
+                read.append(
+                    datastore.get_task_datastore(
+                        run_id, *paths[path], data_metadata=json.loads(Path(file).read_bytes())
+                    )
+                )
+    keys = {key for task in read for key in task.keys_for_artifacts(artifacts)} - {None}
+    blobs: Any = datastore.ca_store.load_blobs(keys)
+    datastore.ca_store.set_blob_cache(ImmutableBlobCache(dict(blobs)))
+    return read
 
 
 def inputs_of(datastore: FlowDataStore, paths: Sequence[str]) -> dict[str, set[str]]:

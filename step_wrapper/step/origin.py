@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-from metaflow.datastore.datastore_set import TaskDataStoreSet
-from metaflow.runtime import PREFETCH_DATA_ARTIFACTS
-
-from step_wrapper.report.datastore import open_datastore
+from step_wrapper.report.datastore import StoredTask, read_tasks, stored_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from metaflow.datastore import FlowDataStore
 
     from step_wrapper.launch import Launch
     from step_wrapper.wire import Resumption, Search
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 PARAMETERS_STEP = "_parameters"
 # The paths of workers that the control task of `num_parallel` starts itself.
 WORKERS_ARTIFACT = "_control_mapper_tasks"
+# The artifacts that say where a task stands, and how the run went on behind it.
+_ARTIFACTS = (
+    "_task_ok",
+    "_foreach_stack",
+    "_iteration_stack",
+    WORKERS_ARTIFACT,
+    "_transition",
+    "_foreach_num_splits",
+)
+# Behind the step's name, the id of a task of a run on Dagster: `-3-0-i2`, and the mark of a re-execution.
+_ID = re.compile(r"(?P<indices>(-\d+)*)(-i(?P<iteration>\d+))?(-r[0-9a-f]{8})?")
 
 
 class CannotResumeError(Exception):
@@ -29,29 +40,67 @@ def place(indices: Iterable[int | None], iteration: int | None) -> str:
     return ",".join(map(str, indices)) + ("" if iteration is None else f"/{iteration}")
 
 
-def tasks_at_places(launch: Launch, run_id: str, metadata: Any, steps: Sequence[str]) -> dict[tuple[str, str], Any]:
-    """The tasks of a run that are done, by their steps and places; and the task of its parameters.
+def ended_at_places(
+    launch: Launch, datastore: FlowDataStore, run_id: str, steps: Sequence[str]
+) -> dict[tuple[str, str], StoredTask]:
+    """The tasks of a run that have ended, by their steps and places; and the task of its parameters.
+
+    A task is read only if neither its id nor its being the only one tells enough. So it is not known of each whether it
+    is done.
 
     Args:
         launch: The attempt that asks.
+        datastore: The flow's datastore.
         run_id: The run.
-        metadata: The metadata provider.
+        steps: The steps to look for.
+    """
+    is_of_dagster = run_id.startswith(launch.run_id[: launch.run_id.index("-") + 1])
+    found: dict[tuple[str, str | None], list[StoredTask]] = {}
+    for task in stored_tasks(datastore, run_id, [PARAMETERS_STEP, *steps]):
+        is_alone = task.step == PARAMETERS_STEP
+        at = "" if is_alone else _place_told(task) if is_of_dagster else None
+        found.setdefault((task.step, at), []).append(task)
+    # the workers of a control task tell no place, and it is the one that counts
+    unclear = {step for step, at in found if at is None}
+    latest: dict[tuple[str, str], StoredTask] = {}
+    to_read: list[StoredTask] = []
+    for (step, at), tasks in found.items():
+        if at is None or step in unclear or len(tasks) > 1:
+            to_read += tasks
+        elif tasks[0].attempt is not None:
+            latest[step, at] = tasks[0]
+    read = _done_at_places(datastore, run_id, to_read)
+    return {**latest, **{key: StoredTask(key[0], task.task_id, task.attempt) for key, task in read.items()}}
+
+
+def _place_told(task: StoredTask) -> str | None:
+    """The place that the id of a task of a run on Dagster tells; None if it tells none."""
+    told = _ID.fullmatch(task.task_id.removeprefix(task.step))
+    if told is None:
+        return None
+    indices, iteration = told["indices"].split("-")[1:], told["iteration"]
+    return place(map(int, indices), None if iteration is None else int(iteration))
+
+
+def done_at_places(datastore: FlowDataStore, run_id: str, steps: Sequence[str]) -> dict[tuple[str, str], Any]:
+    """The tasks of a run that are done, by their steps and places; and the task of its parameters.
+
+    Args:
+        datastore: The flow's datastore.
+        run_id: The run.
         steps: The steps to read.
     """
-    names = [PARAMETERS_STEP, *steps]
-    tasks = TaskDataStoreSet(
-        open_datastore(launch), run_id, steps=names, prefetch_data_artifacts=PREFETCH_DATA_ARTIFACTS
-    )
-    done = [task for task in tasks if task.step_name == PARAMETERS_STEP or task.get("_task_ok")]
-    return _latest_at_places(done, lambda task: _finished_at(launch, metadata, task))
+    return _done_at_places(datastore, run_id, stored_tasks(datastore, run_id, [PARAMETERS_STEP, *steps]))
 
 
-def _latest_at_places(tasks: Sequence[Any], finished_at: Any) -> dict[tuple[str, str], Any]:
-    """The task of each step and place that finished last; Dagster may have executed a step again on purpose."""
-    paths = {task.pathspec for task in tasks}
-    workers = {path for task in tasks for path in workers_of(task)}
+def _done_at_places(datastore: FlowDataStore, run_id: str, tasks: Sequence[StoredTask]) -> dict[tuple[str, str], Any]:
+    """The task of each step and place that was begun last; Dagster may have executed a step again on purpose."""
+    read = read_tasks(datastore, run_id, tasks, _ARTIFACTS)
+    done = [task for task in read if task.step_name == PARAMETERS_STEP or task.get("_task_ok")]
+    paths = {task.pathspec for task in done}
+    workers = {path for task in done for path in workers_of(task)}
     found: dict[tuple[str, str], list[Any]] = {}
-    for task in tasks:
+    for task in done:
         if task.pathspec in workers or not paths.issuperset(workers_of(task)):
             continue
         indices = [frame.index for frame in task.get("_foreach_stack") or ()]
@@ -59,7 +108,13 @@ def _latest_at_places(tasks: Sequence[Any], finished_at: Any) -> dict[tuple[str,
             indices = indices[:-1]
         iterations = task.get("_iteration_stack") or [None]
         found.setdefault((task.step_name, place(indices, iterations[-1])), []).append(task)
-    return {key: same[0] if len(same) == 1 else max(same, key=finished_at) for key, same in found.items()}
+    return {key: same[0] if len(same) == 1 else max(same, key=_begun_at) for key, same in found.items()}
+
+
+def _begun_at(task: Any) -> float:
+    """The time when an attempt was begun, in seconds since 1970."""
+    name = task.METADATA_ATTEMPT_SUFFIX
+    return task.load_metadata([name])[name]["time"]
 
 
 def is_control(task: Any) -> bool:
@@ -72,17 +127,11 @@ def workers_of(task: Any) -> list[str]:
     return [path for path in task.get(WORKERS_ARTIFACT) or () if path != task.pathspec]
 
 
-def _finished_at(launch: Launch, metadata: Any, task: Any) -> float:
-    path = (launch.flow, task.run_id, task.step_name, task.task_id)
-    entries = metadata.get_object("task", "metadata", None, None, *path) or ()
-    return max((entry["ts_epoch"] for entry in entries if entry["field_name"] == "attempt-done"), default=0)
-
-
 # searching
 
 
 def newest_origin(
-    launch: Launch, resumption: Resumption, search: Search, metadata: Any
+    launch: Launch, datastore: FlowDataStore, resumption: Resumption, search: Search, metadata: Any
 ) -> tuple[str, dict[tuple[str, str], Any]]:
     """The newest run in which all steps to clone are done, and its tasks by their steps and places.
 
@@ -90,6 +139,7 @@ def newest_origin(
 
     Args:
         launch: The attempt of the start step.
+        datastore: The flow's datastore.
         resumption: What is to be cloned.
         search: Which runs come into question.
         metadata: The metadata provider.
@@ -100,7 +150,7 @@ def newest_origin(
     fewest: list[str] | None = None
     given = resumption.origin_run_id
     for run_id in [given] if given else _candidates(launch, search, metadata):
-        tasks = tasks_at_places(launch, run_id, metadata, list(search.upstream))
+        tasks = done_at_places(datastore, run_id, list(search.upstream))
         missing = steps_not_done(tasks, launch.step, resumption.steps_to_clone, search.upstream)
         if not missing and (PARAMETERS_STEP, "") in tasks:
             return run_id, tasks

@@ -145,14 +145,15 @@ def _resume(task: RunningTask, resumption: Resumption, context: PipesContext) ->
     launch = task.launch
     metadata = open_metadata(launch)
     try:
+        datastore = open_datastore(launch, metadata)
         if launch.init is not None:
-            index_origin(launch, resumption, metadata)
-        task.index = read_index(launch)
+            task.index = index_origin(launch, resumption, datastore, metadata)
+        else:
+            task.index = read_index(launch, datastore)
         if resumption.search is not None:
             launch = task.launch = launch.resuming(task.index.origin_run_id)
         if launch.init is not None:
             return None
-        datastore = open_datastore(launch, metadata)
         clone = clone_task(launch, task.index, datastore, metadata)
         if clone is None:
             return None

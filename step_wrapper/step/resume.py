@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 from metaflow.clone_util import clone_task_helper
 
 from metaflow_extensions.metaflow_pipes.plugins.given import is_own, replace
-from step_wrapper.report.datastore import done_attempt, open_datastore
+from step_wrapper.report.datastore import done_attempt
 from step_wrapper.report.outcome import Clone
 from step_wrapper.step.origin import (
     PARAMETERS_STEP,
     WORKERS_ARTIFACT,
     CannotResumeError,
+    ended_at_places,
     is_control,
     newest_origin,
     place,
-    tasks_at_places,
     workers_of,
 )
 from step_wrapper.step.running import Index
 
 if TYPE_CHECKING:
+    from metaflow.datastore import FlowDataStore
+
     from step_wrapper.launch import Launch
     from step_wrapper.wire import Resumption
 
@@ -32,23 +34,26 @@ INDEX = "resume.json"
 # reading the origin
 
 
-def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
-    """Read the origin once, and store which of its tasks stands where, for all tasks of the resumed run.
+def index_origin(launch: Launch, resumption: Resumption, datastore: FlowDataStore, metadata: Any) -> Index:
+    """Look the origin through once, and store which of its tasks stands where, for all tasks of the resumed run.
 
     Args:
         launch: The attempt of the start step.
         resumption: What it resumes.
+        datastore: The flow's datastore.
         metadata: The metadata provider.
+
+    Returns:
+        The index, as far as it is about the start step.
 
     Raises:
         CannotResumeError: There is no such run, or none that has done the steps to clone.
     """
-    datastore = open_datastore(launch)
     if resumption.search is None:
         origin_run_id = resumption.origin_run_id
-        latest = tasks_at_places(launch, origin_run_id, metadata, resumption.steps_to_clone)
+        latest = ended_at_places(launch, datastore, origin_run_id, resumption.steps_to_clone)
     else:
-        origin_run_id, latest = newest_origin(launch, resumption, resumption.search, metadata)
+        origin_run_id, latest = newest_origin(launch, datastore, resumption, resumption.search, metadata)
     if (PARAMETERS_STEP, "") not in latest:
         raise CannotResumeError(
             f"can't resume run {origin_run_id}: flow {launch.flow} has no such run in the {launch.datastore} "
@@ -56,7 +61,7 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
         )
     shards: dict[str, dict[str, tuple[str, int]]] = {step: {} for step in resumption.steps_to_clone}
     for (step, at), task in latest.items():
-        if step in shards:
+        if step in shards and task.attempt is not None:
             shards[step][at] = task.task_id, task.attempt
     header = {
         "origin_run_id": origin_run_id,
@@ -66,21 +71,20 @@ def index_origin(launch: Launch, resumption: Resumption, metadata: Any) -> None:
     _index_task(datastore, launch.run_id, "w").save_metadata(
         {**{_shard(step): shard for step, shard in shards.items()}, INDEX: header}, add_attempt=False
     )
+    return Index(**header, tasks=shards.get(launch.step, {}))
 
 
-def read_index(launch: Launch, datastore: Any = None) -> Index:
+def read_index(launch: Launch, datastore: FlowDataStore) -> Index:
     """The index that the start step has stored of the origin, as far as it is about the step of an attempt.
 
     Args:
         launch: The attempt.
-        datastore: The flow's datastore, if it is open already.
+        datastore: The flow's datastore.
 
     Raises:
         CannotResumeError: It has stored nothing.
     """
-    stored = _index_task(datastore or open_datastore(launch), launch.run_id, "r").load_metadata(
-        [INDEX, _shard(launch.step)], add_attempt=False
-    )
+    stored = _index_task(datastore, launch.run_id, "r").load_metadata([INDEX, _shard(launch.step)], add_attempt=False)
     if stored[INDEX] is None:
         raise CannotResumeError(
             f"can't go on with run {launch.run_id}: what its start step stores of the run that it resumes is missing "
@@ -121,7 +125,8 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> C
     if resumption is None or not resumption.may_clone or launch.step not in resumption.steps_to_clone:
         return None
     at = place(launch.indices, launch.iteration)
-    if at not in index.tasks:
+    origin = _done_task(index, at, launch.step, datastore)
+    if origin is None:
         if resumption.search is not None:
             where = f" at its place {at}" if at else ""
             raise CannotResumeError(
@@ -129,8 +134,7 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> C
                 f"selected steps are cloned, has no finished task of it{where}. Materialize {launch.step}, too"
             )
         return None
-    origin_id, attempt = index.tasks[at]
-    origin = done_attempt(datastore, resumption.origin_run_id, launch.step, origin_id, attempt)
+    origin_id = origin.task_id
     new_ids = {origin.pathspec: launch.task_id}
     for number, path in enumerate(workers_of(origin), start=1):
         worker_id = path.rpartition("/")[2]
@@ -155,6 +159,14 @@ def clone_task(launch: Launch, index: Index, datastore: Any, metadata: Any) -> C
             attempt_id=launch.attempt,
         )
     return Clone(f"{launch.flow}/{origin.pathspec}", origin)
+
+
+def _done_task(index: Index, at: str, step: str, datastore: FlowDataStore) -> Any:
+    """The origin's task at a place; None if there is none, or if it has ended, but is not done."""
+    if at not in index.tasks:
+        return None
+    task = done_attempt(datastore, index.origin_run_id, step, *index.tasks[at])
+    return task if task.get("_task_ok") else None
 
 
 class _One:
@@ -202,6 +214,7 @@ def clone_parameters(launch: Launch, index: Index, datastore: Any, metadata: Any
         index.parameters,
         datastore,
         metadata,
+        origin_ds_set=_One(_origin_parameters(index, datastore)),
     )
 
 
@@ -217,7 +230,7 @@ def kept_parameters(flow: Any, resumption: Resumption, index: Index, datastore: 
     Returns:
         The values by the names of the command's options.
     """
-    stored = datastore.get_task_datastore(resumption.origin_run_id, PARAMETERS_STEP, index.origin_parameters)
+    stored = _origin_parameters(index, datastore)
     values = {}
     for artifact, parameter in flow._get_parameters():
         if artifact in stored and is_own(parameter) and parameter.name not in resumption.overridden_parameters:
@@ -226,3 +239,8 @@ def kept_parameters(flow: Any, resumption: Resumption, index: Index, datastore: 
                 value = parameter.separator.join(value)  # which `init` splits again
             values[parameter.name.replace("-", "_").lower()] = value
     return values
+
+
+def _origin_parameters(index: Index, datastore: FlowDataStore) -> Any:
+    """The task that holds the origin's parameters, which is done in its only attempt."""
+    return done_attempt(datastore, index.origin_run_id, PARAMETERS_STEP, index.origin_parameters, 0)

@@ -174,9 +174,10 @@ if __name__ == "__main__":
 FEW, MANY = 2, 6
 # To begin with, to store its data and that it is done. A join reads three files of each of its inputs.
 REQUESTS_OF_A_CLONE = 3 + 3
-# The data that the clone has, and the results of its checks; and what the start step has looked for: the files of each
-# attempt that a task can have.
-REQUESTS_OF_AN_ORIGIN = 2 + 3 * MAX_ATTEMPTS
+# The data that the clone has, and the results of its checks.
+REQUESTS_OF_AN_ORIGIN = 2
+# By which the start step of a resumed run looks its origin through: one for its parameters, and for each step.
+LISTINGS = 1 + 4
 
 
 def test_requests_of_a_task_do_not_grow_with_the_run(shelf, project, monkeypatch):
@@ -210,6 +211,7 @@ def test_requests_of_a_task_do_not_grow_with_the_run(shelf, project, monkeypatch
     resumed, paths = run(MANY, tags={ORIGIN_RUN_ID_TAG: origin})
     assert of_mapped(resumed, paths) == {REQUESTS_OF_A_CLONE}
     assert of_mapped(origin, paths) == {REQUESTS_OF_AN_ORIGIN}
+    assert sum("list-type=2" in path for path in paths) == LISTINGS
 
 
 def test_nothing_is_left_behind(remote):

@@ -15,7 +15,9 @@ from metaflow import clone_util, metaflow_config, runtime, task
 from metaflow.cli_components import init_cmd, step_cmd
 from metaflow.client.core import get_metadata
 from metaflow.datastore import FlowDataStore, TaskDataStore
-from metaflow.datastore.datastore_set import TaskDataStoreSet
+from metaflow.datastore.content_addressed_store import ContentAddressedStore
+from metaflow.datastore.datastore_set import ImmutableBlobCache
+from metaflow.datastore.datastore_storage import DataStoreStorage
 from metaflow.decorators import (
     Decorator,
     StepDecorator,
@@ -126,15 +128,19 @@ from step_wrapper.report.exceptions import METADATA_SERVICE
                 *("flow_datastore", "metadata_service", "origin_ds_set", "attempt_id"),
             ],
         ),
-        (
-            TaskDataStoreSet.__init__,
-            ["flow_datastore", "run_id", "steps", "pathspecs", "prefetch_data_artifacts"],
-        ),
+        # step_wrapper/report/datastore.py: the tasks of a run, as `TaskDataStoreSet` reads them
+        (ImmutableBlobCache.__init__, ["preloaded"]),
+        (ContentAddressedStore.set_blob_cache, ["blob_cache"]),
+        (ContentAddressedStore.load_blobs, ["keys"]),
+        (TaskDataStore.metadata_name_for_attempt, ["name", "attempt"]),
+        (TaskDataStore.keys_for_artifacts, ["names"]),
+        (DataStoreStorage.list_content, ["paths"]),
+        (DataStoreStorage.load_bytes, ["keys"]),
         # step_wrapper/report: the datastore, as `metaflow.task` and `metaflow.runtime` use it
         (FlowDataStore.__init__, ["flow_name", "metadata", "storage_impl", "ds_root"]),
         (
             FlowDataStore.get_task_datastore,
-            ["run_id", "step_name", "task_id", "attempt", "mode", "allow_not_done"],
+            ["run_id", "step_name", "task_id", "attempt", "data_metadata", "mode", "allow_not_done"],
         ),
         (FlowDataStore.get_task_datastores, ["pathspecs", "attempt"]),
         (TaskDataStore.init_task, []),
