@@ -11,7 +11,7 @@ from metaflow.mflog import TASK_LOG_SOURCE
 
 from step_wrapper.logs import log_path, tail
 from step_wrapper.report.checks import stored_results
-from step_wrapper.report.datastore import open_datastore
+from step_wrapper.report.datastore import inputs_of, open_datastore
 from step_wrapper.report.exceptions import TIMEOUT_STACK
 from step_wrapper.report.jobs import delete_left, undeleted
 from step_wrapper.report.message import Draft, failed, failure_of
@@ -79,15 +79,11 @@ def _draft(launch: Launch, outcome: Outcome, job: wire.Job) -> Report:
 
 def _observations(launch: Launch, handover: Handover, stored: Any) -> Observations:
     """The facts that the step's process would have seen."""
-    inherited: dict[str, set[str]] = {}
-    for task in open_datastore(launch).get_task_datastores(pathspecs=launch.input_paths):
-        for name, key in task.items():
-            inherited.setdefault(name, set()).add(key)
     return Observations(
         next_steps=handover.next_steps,
         is_switch=handover.is_switch,
         has_cards=handover.has_cards,
-        inherited=inherited,
+        inherited=inputs_of(open_datastore(launch), launch.input_paths),
         checks=stored_results(stored),
     )
 

@@ -8,12 +8,14 @@ run or joins a few tasks.
 from __future__ import annotations
 
 import contextlib
+import functools
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from metaflow.datastore.datastore_storage import CloseAfterUse
 from metaflow.plugins.datastores.s3_storage import S3Storage
+from metaflow.plugins.datatools.s3.s3 import S3Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +36,13 @@ def use_threads(datastore: Any) -> None:
     storage = datastore._storage_impl
     if type(storage) is S3Storage:
         storage.__class__ = S3InProcess
+        storage.s3_client = _shared_client()
+
+
+@functools.cache
+def _shared_client() -> S3Client:
+    """The client of all datastores of this process: to make one takes longer than most of what it is asked."""
+    return S3Client()
 
 
 class S3InProcess(S3Storage):
