@@ -268,9 +268,12 @@ class _Launch:
             tags: Tags of the Dagster run.
             partition: The key of its partition, or None.
         """
+        from metaflow_pipes.runs.included_files import with_stored_files
         from metaflow_pipes.runs.run_config import run_config
 
         tags = {**tags, **self._options.dagster_tags(self.deployment.tags)}
+        echo = functools.partial(self._ctx.obj.echo_always, no_bold=True, highlight=None)
+        values = with_stored_files(self.deployment, values, echo)
         config = run_config(self.deployment, values, partition)
         if self._executor_config:
             config["execution"] = {"config": self._executor_config}

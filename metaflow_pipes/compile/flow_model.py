@@ -26,6 +26,8 @@ class ParameterModel:
         help: The help text, or None.
         attribute: The flow's attribute that holds its value; None if that is the name with underscores for dashes.
         asset: The key of the asset whose value fills it, or None.
+        is_text: Of a `file`, whether its content is text, as `IncludeFile` has it; else it is bytes.
+        encoding: Of a `file` that is text, its encoding.
     """
 
     name: str
@@ -38,6 +40,8 @@ class ParameterModel:
     help: str | None = None
     attribute: str | None = None
     asset: str | None = None
+    is_text: bool = True
+    encoding: str = "utf-8"
 
     @property
     def is_required(self) -> bool:

@@ -26,7 +26,7 @@ def read_parameter(flow: str, attribute: str, parameter: Any) -> ParameterModel:
     Raises:
         CompileError: It has a default that does not fit its type.
     """
-    click_type = click.types.convert_type(parameter.kwargs.get("type"))
+    click_type: Any = click.types.convert_type(parameter.kwargs.get("type"))
     is_file = isinstance(parameter, IncludeFile)
     multiple = bool(parameter.kwargs.get("multiple"))
     default = _default(flow, parameter, click_type, is_file=is_file, multiple=multiple)
@@ -40,6 +40,8 @@ def read_parameter(flow: str, attribute: str, parameter: Any) -> ParameterModel:
         default=default,
         help=parameter.kwargs.get("help"),
     )
+    if is_file:
+        model = replace(model, is_text=click_type._is_text, encoding=click_type._encoding or "utf-8")
     return model if attribute == model.usual_attribute else replace(model, attribute=attribute)
 
 

@@ -110,6 +110,8 @@ def _parameter(parameter: ParameterModel) -> str:
         ("help", parameter.help, None),
         ("attribute", parameter.attribute, None),
         ("asset", parameter.asset, None),
+        ("is_text", parameter.is_text, True),
+        ("encoding", parameter.encoding, "utf-8"),
     ):
         if value != plain:
             arguments.append(f"{name}={literal(value)}")

@@ -31,6 +31,8 @@ class MetaflowParameter:
         help: What the launchpad shows beside the field.
         asset: The key of the asset whose value fills it, as `AssetKey.to_user_string` writes it, or None.
         attribute: The flow's attribute that holds the value; None if that is the name with underscores for dashes.
+        is_text: Whether the content of a `file` is text, or bytes. For whoever stores it before the run, as `trigger`.
+        encoding: The encoding of that text.
     """
 
     name: str
@@ -42,6 +44,8 @@ class MetaflowParameter:
     help: str | None = None
     attribute: str | None = None
     asset: str | None = None
+    is_text: bool = True
+    encoding: str = "utf-8"
 
     def field(self, *, is_optional: bool = False, is_filled: bool = False) -> dg.Field:
         """The parameter as a Dagster config field.

@@ -19,6 +19,7 @@ import pytest
 from support import Project, execute, failure_description, failures, job_of, load, values_of
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
+from metaflow_pipes.runs.included_files import with_stored_files
 from step_wrapper import companions
 
 if TYPE_CHECKING:
@@ -176,6 +177,21 @@ def test_exit_hook_runs_from_the_package(traveled, first_run):
     (outcome,) = sensor.follow_up.act(None, first_run.dagster_run)
     assert outcome.failure is None
     assert f"bye from {traveled.place}" in outcome.message
+
+
+def test_file_that_a_run_is_given_travels_with_it(traveled, tmp_path):
+    file = tmp_path / "other.txt"
+    file.write_text("given")
+    values = with_stored_files(read_deployment(traveled.definitions), {"words": str(file)}, print)
+    file.unlink()
+    result = execute(job_of(traveled.definitions), values)
+    assert values_of(traveled.metaflow_run(result))["start"]["said"] == "GIVEN"
+
+    here = Project.of(tmp_path / "project", "traveling.py")
+    here.write("carried.py", "LUGGAGE = None")
+    here.write("traveling_helper.py", "")
+    output = here.refuses("traveling.py", "trigger", f"--definitions-file={traveled.definitions}", f"--words={file}")
+    assert f"Parameter words is {file}, and there is no such file here" in " ".join(output.split())
 
 
 def test_package_that_can_not_be_fetched_fails_the_step_and_says_why(traveled, monkeypatch, tmp_path):

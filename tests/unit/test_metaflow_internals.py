@@ -29,6 +29,7 @@ from metaflow.event_logger import NullEventLogger
 from metaflow.extension_support import plugins as extension_plugins
 from metaflow.flowspec import FlowSpec
 from metaflow.graph import DAGNode, FlowGraph
+from metaflow.includefile import CURRENT_UPLOADER, FilePathClass
 from metaflow.metadata_provider import MetadataProvider
 from metaflow.metaflow_config_funcs import config_values
 from metaflow.metaflow_environment import MetaflowEnvironment
@@ -89,6 +90,8 @@ from step_wrapper.report.exceptions import METADATA_SERVICE
         (production_token.new_token, ["token_prefix", "prev_token"]),
         # metaflow_pipes/runs and cli: where the last run of a flow is
         (get_latest_run_id, ["echo", "flow_name"]),
+        # metaflow_pipes/runs/included_files.py: the file of an IncludeFile, as `argo-workflows trigger` stores it
+        (CURRENT_UPLOADER.store, ["flow_name", "path", "is_text", "encoding", "handler", "echo"]),
         # metaflow_pipes/api: what the other deployers are made of
         (DeployerImpl._create, ["create_class", "kwargs"]),
         (utils.get_lower_level_group, ["api", "top_level_kwargs", "sub_command", "sub_command_kwargs"]),
@@ -189,6 +192,8 @@ def test_metaflow_has_the_functions_that_are_used(function: Any, names: list[str
         (DAGNode.__init__, {"parallel_foreach", "num_args"}),
         # step_wrapper: artifacts of a task as they are listed, read and passed on
         (TaskDataStore.__init__, {"_objects", "_info", "_mode", "_storage_impl"}),
+        # metaflow_pipes/compile/flow_parameters.py: how the content of a file is read
+        (FilePathClass.__init__, {"_is_text", "_encoding"}),
     ],
 )
 def test_objects_have_the_attributes_that_are_used(of: Any, names: set[str]):

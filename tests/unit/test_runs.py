@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from metaflow.includefile import IncludedFile
 from rich.console import Console
 
 from metaflow_pipes.compile.flow_model import ParameterModel
 from metaflow_pipes.deployment.definitions_file import Deployment
 from metaflow_pipes.errors import DeploymentError
 from metaflow_pipes.file_format import CompilerVersion
+from metaflow_pipes.runs.included_files import with_stored_files
 from metaflow_pipes.runs.origin import Origin
 from metaflow_pipes.runs.progress import Progress, duration
 from metaflow_pipes.runs.run_config import from_text, run_config, split_run_params
@@ -246,6 +249,44 @@ def test_paths_are_those_of_the_callers_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert config_of(file="data.txt")["file"] == str(tmp_path / "data.txt")
     assert config_of(file='{"type": "uploader-v2"}')["file"] == '{"type": "uploader-v2"}'
+
+
+PACKAGED = replace(
+    DEPLOYMENT,
+    is_packaged=True,
+    datastore="local",
+    settings={},
+    compiled_by=CompilerVersion("0.2.0", 3),
+    parameters=(ParameterModel("raw", "file", is_text=False), ParameterModel("text", "file", encoding="latin-1")),
+)
+
+
+def test_content_of_a_file_is_stored_where_the_code_is(tmp_path):
+    deployment = replace(PACKAGED, datastore_root=str(tmp_path / "store"))
+    files = {name: tmp_path / f"{name}.txt" for name in ("raw", "text")}
+    for file in files.values():
+        file.write_bytes("über".encode("latin-1"))
+    said: list[str] = []
+    values = with_stored_files(deployment, {name: str(file) for name, file in files.items()}, said.append)
+    for file in files.values():
+        file.unlink()
+    assert {n: IncludedFile(json.loads(value)).decode(n) for n, value in values.items()} == {
+        "raw": "über".encode("latin-1"),
+        "text": "über",
+    }
+    assert str(files["raw"]) in said[0]
+    assert {path.parts[-3:-1] for path in tmp_path.rglob("store/*/*/*")} == {("data", "F")}
+    # what is stored, and other values, stay
+    assert with_stored_files(deployment, values, print) == values
+
+
+def test_file_that_can_not_be_stored_is_refused_with_the_reason(tmp_path):
+    deployment = replace(PACKAGED, datastore_root=str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeploymentError, match=r"Parameter raw is .*nowhere, and there is no such file here"):
+        with_stored_files(deployment, {"raw": str(tmp_path / "nowhere")}, print)
+    with pytest.raises(DeploymentError, match=r"of parameter raw can't be stored in the local datastore .*/file: "):
+        with_stored_files(deployment, {"raw": str(tmp_path / "file")}, print)
 
 
 def test_origins_values_are_found_by_their_attributes():
