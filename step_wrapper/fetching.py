@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 LEFT_OUT = tuple(
     f"{companions.PACKAGED_MODULES}/{name}/" for name in ("dagster_pipes", "metaflow", "metaflow_extensions")
 )
+
+# How long a package is kept that no step runs from, in days.
+KEPT_DAYS = 30
 
 
 class PackageError(Exception):
@@ -72,14 +77,51 @@ def fetch(request: companions.CodeRequest) -> None:
             if folder.exists():
                 folder.rename(Path(temporary, "old"))
             extracted.rename(folder)
+    prune(folder.parent)
+
+
+def prune(cache: Path) -> None:
+    """Delete the code packages that no step has been started from for long, and that no process works in.
+
+    Args:
+        cache: The folder with the packages. Whoever starts a step from one sets the time of its folder.
+    """
+    too_old = time.time() - KEPT_DAYS * 24 * 60 * 60
+    for lock in cache.glob("*.lock"):
+        folder = lock.with_suffix("")
+        # another process may fetch or delete it at the same time
+        with contextlib.suppress(OSError):
+            if folder.stat().st_mtime < too_old and not _is_worked_in(folder):
+                with _locked(lock, waits=False), tempfile.TemporaryDirectory(prefix=".", dir=cache) as temporary:
+                    if folder.stat().st_mtime < too_old:
+                        folder.rename(Path(temporary, "old"))
+                        lock.unlink()
+
+
+def _is_worked_in(folder: Path) -> bool:
+    """Whether a folder, or one within it, is the working directory of a process of this machine, as far as is known."""
+    real = folder.resolve()
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink().is_relative_to(real):
+                return True
+    return False
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Be the only process that has a lock, on this machine, or on all that share a file system with such locks."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(path: Path, *, waits: bool = True) -> Iterator[None]:
+    """Be the only process that has a lock, on this machine, or on all that share a file system with such locks.
+
+    Raises:
+        BlockingIOError: Another process has it, and this one does not wait.
+    """
+    while True:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            # deleted by the process that had it before, it locks nothing
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 def _has_flow_file(folder: Path, request: companions.CodeRequest) -> bool:

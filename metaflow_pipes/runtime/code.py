@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -115,6 +116,8 @@ class FlowCode:
         cache = Path(environment.get(CACHE_VARIABLE) or DEFAULT_CACHE).expanduser()
         place = cache.absolute() / self.package.sha
         file = place / Path(self.file).name
+        with contextlib.suppress(OSError):  # it was not fetched yet, or is not ours to change
+            os.utime(place)  # `step_wrapper.fetching` deletes those that are not used
         if not _is_file(file, self.fingerprint):
             self._fetch(self.package, place, environment)
         return CodePlace(str(file), str(place), self._variables(place, environment))
