@@ -126,8 +126,21 @@ def dagster_dev(
     home = folder / "dagster_home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with serving(project, home, *map(definitions_of, flows), *more(project)) as dev:
+        yield dev
+
+
+@contextlib.contextmanager
+def serving(project: Project, home: Path, *files: str, **env: str) -> Iterator[DagsterDev]:
+    """Serve definitions files of a project until the end of the context.
+
+    Args:
+        project: The project, in whose folder they are.
+        home: The `DAGSTER_HOME`.
+        files: The definitions files.
+        env: More variables of the servers.
+    """
     url = f"http://127.0.0.1:{free_port()}"
-    files = [*map(definitions_of, flows), *more(project)]
     command = [
         sys.executable,
         "-m",
@@ -139,12 +152,12 @@ def dagster_dev(
         "--port",
         url.rpartition(":")[2],
     ]
-    log = folder / "dagster_dev.log"
+    log = home.parent / "dagster_dev.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, str(UNTIL_STDIN_ENDS), *command],
             cwd=project.folder,
-            env={**os.environ, "DAGSTER_HOME": str(home)},
+            env={**os.environ, "DAGSTER_HOME": str(home), **env},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ _BLOCK = re.compile(
     r" *(?P<fence>```|~~~)(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^ *(?P=fence)\s*$",
     re.MULTILINE | re.DOTALL,
 )
+_HEADING = re.compile(r"^##+ (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Block:
     Attributes:
         page: The page.
         line: The line where it begins.
+        section: The heading above it, without its hashes.
         language: What the fence says, or the empty string.
         title: The title that the fence gives it, or the empty string.
         text: What it holds.
@@ -44,6 +46,7 @@ class Block:
 
     page: Path
     line: int
+    section: str
     language: str
     title: str
     text: str
@@ -67,6 +70,7 @@ def blocks_of(page: Path) -> list[Block]:
         Block(
             page,
             text.count("\n", 0, match.start("fence")) + 1,
+            (_HEADING.findall(text, 0, match.start()) or [""])[-1],
             match["language"],
             match["title"] or "",
             match["text"],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 from dagster_dev import DagsterDev, dagster_dev
+from pages import TIMEOUT_MILLISECONDS, new_page, take_picture
 from support import EXAMPLES, Project
 from support import FLOWS as TEST_FLOWS
 
@@ -24,8 +24,6 @@ FLOWS = {
     "PartitionedFlow": TEST_FLOWS / "partitioned.py",
 }
 OPTIONS = {"PartitionedFlow": ["--partition-by", "date=daily:2026-01-01"]}
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
-TIMEOUT_MILLISECONDS = 120_000  # generous: the machine may be busy
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,14 +33,6 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Dagster greets a new browser with a dialog, unless it has seen it.
-SEEN_GREETING = "localStorage.setItem('communityNux', '1')"
-# A picture shows neither where the cursor was, nor the temporary folder.
-PREPARE_PICTURE = """folder => {
-    document.activeElement.blur();
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, "~");
-}"""
 
 
 class TakePicture(Protocol):
@@ -92,13 +82,8 @@ def shop(project: Project) -> list[str]:
 @pytest.fixture
 def page(browser: Browser, dev: DagsterDev) -> Iterator[Page]:
     """A page of a browser that never saw Dagster before."""
-    context = browser.new_context(
-        base_url=dev.url, viewport={"width": 1200, "height": 900}, locale="en-US", timezone_id="UTC"
-    )
-    context.set_default_timeout(TIMEOUT_MILLISECONDS)
-    context.add_init_script(SEEN_GREETING)
-    yield context.new_page()
-    context.close()
+    with new_page(browser, dev) as page:
+        yield page
 
 
 @pytest.fixture
@@ -107,9 +92,7 @@ def picture(request: pytest.FixtureRequest, page: Page, dev: DagsterDev) -> Take
 
     def take(name: str, clip: FloatRect | None = None) -> None:
         if request.config.getoption("--pictures"):
-            page.wait_for_load_state("networkidle")
-            page.evaluate(PREPARE_PICTURE, str(dev.project.folder.parent))
-            page.screenshot(path=IMAGES / f"{name}.png", clip=clip, animations="disabled")
+            take_picture(page, dev, name, clip)
 
     return take
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dagster_dev import definitions_of, wait_until
+from pages import config_line, filter_events, log, run_link, show_stdout, switch_of
 
 try:
     from playwright.sync_api import Locator, Page, expect
@@ -204,34 +205,8 @@ def test_each_task_of_a_foreach_has_its_own_log(page: Page, dev: DagsterDev) -> 
 @pytest.mark.parametrize("name", ["DailyFlow_schedule", "DailyFlow_trigger"])
 def test_automation_page_shows_the_flows_schedule_and_sensor_as_running(page: Page, name: str) -> None:
     page.goto("/automation")
-    row = page.get_by_role("link", name=name).locator("xpath=ancestor::*[.//input[@type='checkbox']][1]")
     expect(page.get_by_role("link", name=name)).to_be_visible()
-    expect(row.get_by_role("switch").or_(row.locator("input[type=checkbox]")).last).to_be_checked()
-
-
-def config_line(page: Page, text: str) -> Locator:
-    """A line of the launchpad's editor."""
-    return page.locator("pre", has_text=text)
-
-
-def show_stdout(page: Page, step: str) -> None:
-    """Choose the stdout of a step on the page of a run, as soon as the step has one."""
-    page.get_by_role("button", name="stdout").click()
-    page.get_by_role("combobox").fill(step)
-    page.get_by_role("menuitem", name=step, exact=True).click()
-
-
-def log(page: Page) -> Locator:
-    """The stdout that is shown; the page has the stderr, too, but hidden."""
-    return page.get_by_role("code")
-
-
-def filter_events(page: Page, query: str) -> None:
-    page.get_by_role("textbox", name="Filter…").fill(query)
-
-
-def run_link(page: Page, run: str) -> Locator:
-    return page.get_by_role("link", name=run[:8])
+    expect(switch_of(page, name)).to_be_checked()
 
 
 def drawn_share(canvas: Locator) -> float:
