@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def compile_flow() -> bool:
-    """Run `create`, and tell whether it succeeded; shown is its line about the job, or all that it says if it fails."""
+    """Run `create`, show its line about the job (all of its output if it fails), and return whether it succeeded."""
     command = [sys.executable, "train_flow.py", "dagster", "create", DEFINITIONS]
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     result = [line for line in finished.stdout.splitlines() if line.startswith("Compiled flow")]

@@ -11,7 +11,7 @@ ORDERS = Path(__file__).parent.parent / "data" / "orders.csv"
 class SegmentFlow(FlowSpec):
     """Tells customers who buy much from those who buy little."""
 
-    large = Parameter("large", default=150.0, help="What an order comes to that is a large one.")
+    large = Parameter("large", default=150.0, help="The mean order of a large customer is at least this.")
 
     @step
     def start(self):

@@ -1,4 +1,4 @@
-"""The mailing of a shop: what the flows have found and written, put together."""
+"""The mailing of a shop, put together from the results of both flows."""
 
 import dagster as dg
 

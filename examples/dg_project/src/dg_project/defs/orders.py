@@ -1,4 +1,4 @@
-"""The orders of a shop: what the segments are made of."""
+"""The orders of a shop, from which the flow makes segments."""
 
 import csv
 import random
