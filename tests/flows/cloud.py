@@ -1,9 +1,21 @@
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 from metaflow import FlowSpec, Parameter, card, catch, current, dagster_check, environment, kubernetes, retry, step
 from metaflow.cards import Markdown
+
+
+def wait_until_heard():
+    """Wait until the test has seen what is printed so far."""
+    # in the folder of the cluster
+    heard = Path.home().parent.parent / "heard"
+    give_up_at = time.monotonic() + 60
+    while not heard.exists():
+        assert time.monotonic() < give_up_at, "nobody has heard it"
+        time.sleep(0.1)
 
 
 class CloudFlow(FlowSpec):
@@ -31,6 +43,7 @@ class CloudFlow(FlowSpec):
         print("to stderr", file=sys.stderr, flush=True)
         if current.retry_count == 0:
             raise ValueError("on purpose")
+        wait_until_heard()
         dagster_check.report("positive", self.input > 0)
         self.seen = {name: os.environ.get(name) for name in ("COLOR", "PLAIN", "TOKEN", "KEY", "METAFLOW_RUNTIME_NAME")}
         self.workload = "METAFLOW_KUBERNETES_WORKLOAD" in os.environ

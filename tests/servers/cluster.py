@@ -1,10 +1,12 @@
-"""A cluster for the tests: the double of the Kubernetes API, and an interpreter for its pods."""
+"""A cluster for the tests: the double of the Kubernetes API, and the images of its pods."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpreters import link_requirements, virtual_environment
-from servers.conftest import START_SECONDS
-from support import free_port
+from support import free_port, path_with_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOUBLE = Path(__file__).parent / "kube_double.py"
+MICROMAMBA = Path(__file__).parent.parent / "micromamba.py"
 NAMESPACE = "science"
+# Images with Dagster and this package; all others have what Metaflow requires.
+DAGSTER_IMAGES = ("registry.test/flows:1", "registry.test/train:1")
+START_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Cluster:
     def jobs(self, run_id: str) -> list[dict[str, Any]]:
         """The jobs that were made for a Metaflow run."""
         bodies = [entry["body"] for entry in self.requests("POST")]
-        return [body for body in bodies if body["metadata"]["annotations"]["metaflow/run_id"] == run_id]
+        return [body for body in bodies if (body["metadata"].get("annotations") or {}).get("metaflow/run_id") == run_id]
 
     def ended(self) -> list[tuple[str, float]]:
         """The jobs that were deleted or stopped, each with the time."""
@@ -75,7 +80,8 @@ def running_cluster(folder: Path, node: dict[str, str]) -> Iterator[Cluster]:
             }
         )
     )
-    (folder / "node.json").write_text(json.dumps({**image(folder), **node}))
+    images = {"": image(folder), **{name: {"PATH": path_with_python()} for name in DAGSTER_IMAGES}}
+    (folder / "images.json").write_text(json.dumps({name: {**own, **node} for name, own in images.items()}))
     process = subprocess.Popen([sys.executable, DOUBLE, str(port), folder])
     try:
         wait_for(port, process)
@@ -86,9 +92,18 @@ def running_cluster(folder: Path, node: dict[str, str]) -> Iterator[Cluster]:
 
 
 def image(folder: Path) -> dict[str, str]:
-    """The variables of a process that has an interpreter with what Metaflow requires, and nothing of this one's."""
+    """The variables of a process that has an interpreter with what Metaflow requires, and nothing of this one's.
+
+    It also has uv, and the stand-in for micromamba, so that Metaflow loads neither from the internet.
+    """
     python = virtual_environment(folder / "image")
     link_requirements("metaflow", python.parent.parent)
+    uv = shutil.which("uv", path=path_with_python())
+    assert uv is not None
+    (python.parent / "uv").symlink_to(uv)
+    stand_in = python.parent / "micromamba"
+    stand_in.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(MICROMAMBA), str(folder)])} "$@"\n')
+    stand_in.chmod(0o755)
     path = os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])
     return {"HOME": str(folder), "PATH": path, "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1"}
 

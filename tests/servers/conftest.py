@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from servers.cluster import START_SECONDS, Cluster, running_cluster
 from support import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUCKET = "shelf"
-START_SECONDS = 60
 
 
 @dataclass
@@ -88,11 +89,32 @@ def _create_bucket(server: S3Server) -> None:
             return
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server that the tests of a module share."""
+    """A server that tests share."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def kubernetes(shelf: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that tests share; its nodes reach the shared server."""
+    node = {name: value for name, value in shelf.environment.items() if name.startswith("AWS_")}
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "vault").write_text(json.dumps({"KEY": "from the cluster"}))
+    with running_cluster(folder, node) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(kubernetes: Cluster, shelf: S3Server) -> Iterator[Cluster]:
+    """The cluster, as long as the tests of a module launch steps in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**shelf.environment, **kubernetes.environment}.items():
+            patch.setenv(name, value)
+        patch.setenv("METAFLOW_DEFAULT_DATASTORE", "s3")
+        yield kubernetes
 
 
 @pytest.fixture

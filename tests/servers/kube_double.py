@@ -1,12 +1,15 @@
-"""A double of the Kubernetes API, as far as Metaflow uses it: each pod is a local process in an empty folder.
+"""A double of the Kubernetes API, as far as Metaflow and dagster-k8s use it: each pod is a local process.
 
 `python kube_double.py PORT FOLDER`: the folder takes `requests.jsonl`, a line for each request that changes something,
-and `pods/NAME` for each pod. What the test wants of it is said by files in the folder: `pending`, as long as it is
-there, lets new pods wait, and `forbidden` has it refuse to delete.
+and one with the method `END` for each pod that was to end and has; and `pods/NAME`, the pod's home with the empty
+folder where it runs. What a test wants is said by files in the folder: `images.json` holds the variables that
+containers of an image have, `secrets/NAME` those of a secret; `pending`, as long as it is there, lets new pods wait, if
+their jobs' names begin with what it holds; and `forbidden` has it refuse to delete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -23,9 +26,13 @@ from urllib.parse import parse_qs, urlparse
 
 FOLDER = Path(sys.argv[2])
 JOBS: dict[str, Job] = {}
+# Those of all jobs, also of deleted ones whose pods were left.
+PODS: dict[str, Job] = {}
 LOCK = threading.Lock()
-# What pods have beside what is asked for, where real ones have an image, a node and a service account.
-NODE = json.loads((FOLDER / "node.json").read_text())
+# The variables of containers, by their images; those of the empty name are any other's.
+IMAGES = json.loads((FOLDER / "images.json").read_text())
+# Of Kubernetes, where a pod does not say another one.
+GRACE_SECONDS = 30
 
 
 def now() -> str:
@@ -65,7 +72,7 @@ class Job:
         return self.spec["containers"][0]
 
     def _start(self) -> None:
-        while (FOLDER / "pending").exists():
+        while self._waits():
             time.sleep(0.05)
         with LOCK:
             if self.is_deleted:
@@ -84,9 +91,16 @@ class Job:
                 start_new_session=True,
             )
 
+    def _waits(self) -> bool:
+        try:
+            return self.name.startswith((FOLDER / "pending").read_text())
+        except FileNotFoundError:
+            return False
+
     def _environment(self) -> dict[str, str]:
         of_pod = {"metadata.namespace": self.body["metadata"]["namespace"], "metadata.name": self.pod_name}
-        variables = dict(NODE)
+        image = IMAGES.get(self.container.get("image"), IMAGES[""])
+        variables = {**image, "HOME": str(self.folder)}
         for variable in self.container.get("env") or []:
             path = ((variable.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
             value = variable.get("value")
@@ -97,15 +111,31 @@ class Job:
         return variables
 
     def end(self) -> None:
+        """End the pod, as Kubernetes does: its first process is asked to, and has the pod's time for it."""
         with LOCK:
             self.is_deleted = True
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            self.process.terminate()
+            grace_seconds = self.spec.get("terminationGracePeriodSeconds", GRACE_SECONDS)
+            threading.Thread(target=self.kill, args=(grace_seconds,), daemon=True).start()
+
+    def kill(self, grace_seconds: float = 0) -> None:
+        """Kill all of its processes when the first one has ended, whose exit code is noted, or the time is over."""
+        if self.process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace_seconds)
+        record(method="END", job=self.name, code=self.process.poll())
+        mark = f"HOME={self.folder}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        self.process.wait()
 
     def exit_code(self) -> int | None:
         code = None if self.process is None else self.process.poll()
-        if code is None and self.is_deleted:
+        if self.process is None and self.is_deleted:
             code = 137
         if code is not None and self.ended is None:
             self.ended = now()
@@ -146,11 +176,13 @@ class Job:
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec, "status": status}
 
 
-def selected(query: dict[str, list[str]]) -> list[Job]:
-    """The jobs with the labels, as far as they are those of the pods."""
+def selected(jobs: dict[str, Job], query: dict[str, list[str]]) -> list[Job]:
+    """Those of the jobs that have the labels which are asked for, as far as they are those of the pods."""
     wanted = dict(term.split("=", 1) for term in query.get("labelSelector", [""])[0].split(",") if "=" in term)
     return [
-        job for job in JOBS.values() if all(job.as_pod()["metadata"]["labels"].get(k) == v for k, v in wanted.items())
+        job
+        for job in list(jobs.values())
+        if all(job.as_pod()["metadata"]["labels"].get(name) == value for name, value in wanted.items())
     ]
 
 
@@ -171,40 +203,56 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_request(self) -> None:
         url = urlparse(self.path)
-        query, method = parse_qs(url.query), self.command
+        query = parse_qs(url.query)
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        match = re.fullmatch(r"/apis/batch/v1/namespaces/([^/]+)/jobs(?:/([^/]+))?", url.path)
+        match = re.fullmatch(r"/apis/batch/v1/namespaces/([^/]+)/jobs(?:/([^/]+))?(?:/status)?", url.path)
         if match:
             return self.answer_of_jobs(*match.groups(), query, body)
-        match = re.fullmatch(r"/api/v1/namespaces/([^/]+)/pods", url.path)
-        if match and method == "GET":
-            items = [job.as_pod() for job in selected(query)]
-            return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+        match = re.fullmatch(r"/api/v1/namespaces/[^/]+/pods(?:/([^/]+))?", url.path)
+        if match:
+            return self.answer_of_pods(match[1], query)
         return self.refuse(404, "NotFound")
 
     def answer_of_jobs(self, namespace: str, name: str | None, query: dict, body: dict) -> None:
         method = self.command
         if method == "POST":
             job = Job(namespace, body)
-            JOBS[job.name] = job
+            JOBS[job.name] = PODS[job.pod_name] = job
             record(method=method, job=job.name, body=job.body)
             return self.answer(201, job.as_job())
         if name is None:
-            items = [job.as_job() for job in selected(query)]
+            items = [job.as_job() for job in selected(JOBS, query)]
             return self.answer(200, {"kind": "JobList", "apiVersion": "batch/v1", "metadata": {}, "items": items})
         if name not in JOBS:
             return self.refuse(404, "NotFound")
+        job = JOBS[name]
         if method in ("DELETE", "PATCH"):
             is_refused = (FOLDER / "forbidden").exists()
             record(method=method, job=name, body=body, refused=is_refused)
             if is_refused:
                 return self.refuse(403, "Forbidden")
-            JOBS[name].end()
-            if method == "DELETE":
-                content = JOBS.pop(name).as_job()
-                return self.answer(200, content)
-            JOBS[name].body["spec"]["parallelism"] = 0
-        return self.answer(200, JOBS[name].as_job())
+        if method == "DELETE":
+            del JOBS[name]
+            # whoever says nothing of the pod leaves it
+            if query.get("propagationPolicy", ["Orphan"])[0] != "Orphan":
+                job.end()
+        elif method == "PATCH":
+            job.end()
+            job.body["spec"]["parallelism"] = 0
+        return self.answer(200, job.as_job())
+
+    def answer_of_pods(self, name: str | None, query: dict) -> None:
+        if name is None:
+            items = [job.as_pod() for job in selected(PODS, query)]
+            return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+        if name not in PODS:
+            return self.refuse(404, "NotFound")
+        job = PODS[name]
+        if self.command == "DELETE":
+            record(method="DELETE", pod=name, job=job.name, refused=False)
+            job.end()
+            del PODS[name]
+        return self.answer(200, job.as_pod())
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = answer_request
 
@@ -214,5 +262,5 @@ if __name__ == "__main__":
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        for job in JOBS.values():
-            job.end()
+        for job in PODS.values():
+            job.kill()
