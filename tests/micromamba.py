@@ -16,6 +16,7 @@ from interpreters import link_requirements, site_packages, virtual_environment
 
 HOME = Path(sys.argv[1])
 ENVIRONMENTS = HOME / "envs"
+PACKAGES = HOME / "pkgs"
 URL = "https://packages.test/"
 
 
@@ -33,14 +34,26 @@ def create(arguments: list[str]) -> dict:
     if "--dry-run" in arguments:
         asked = [argument for argument in arguments if re.fullmatch(r"[a-z0-9-]+==.*", argument)]
         return {"actions": {"LINK": [{"url": f"{URL}{name.replace('==', '-')}.conda"} for name in asked]}}
-    if "--download-only" not in arguments:
-        folder = Path(option("--prefix", arguments))
-        virtual_environment(folder)
-        link_requirements("metaflow", folder)
-        with (HOME / "created").open("a") as file:
-            file.write(f"{folder}\n")
-        install([url for url in arguments if url.startswith(URL)], folder)
+    files = [argument for argument in arguments if argument.startswith(URL)]
+    if "--download-only" in arguments:
+        download(files, PACKAGES)
+        return {}
+    if "--file" in arguments:
+        # as the bootstrap of a job asks for it
+        files = Path(option("--file", arguments)).read_text().splitlines()[1:]
+    folder = Path(option("--prefix", arguments))
+    virtual_environment(folder)
+    link_requirements("metaflow", folder)
+    with (HOME / "created").open("a") as file:
+        file.write(f"{folder}\n")
+    install(files, folder)
     return {}
+
+
+def download(urls: list[str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for url in urls:
+        (folder / url.rpartition("/")[2]).write_text("a package")
 
 
 def install(files: list[str], environment: Path) -> None:
@@ -61,7 +74,7 @@ def pip(arguments: list[str], environment: Path) -> None:
         found = [{"download_info": {"url": f"{URL}{name}-py3-none-any.whl"}} for name in wheels]
         Path(option("--report", arguments)).write_text(json.dumps({"install": found}))
     elif command == "download":
-        Path(option("--dest", arguments)).mkdir(parents=True)
+        download([argument for argument in arguments if argument.startswith(URL)], Path(option("--dest", arguments)))
     elif command == "install":
         install([argument for argument in arguments if argument.endswith(".whl")], environment)
 
@@ -70,18 +83,18 @@ def main(arguments: list[str]) -> object:
     if arguments[0] == "create":
         return create(arguments)
     if arguments[0] == "run":
-        return pip(arguments[arguments.index("pip3") + 1 :], Path(option("--prefix", arguments)))
+        position = next(index for index, argument in enumerate(arguments) if argument in ("pip", "pip3"))
+        return pip(arguments[position + 1 :], Path(option("--prefix", arguments)))
     if arguments[0] == "list":
         return [{"name": "python", "version": platform.python_version()}]
     if arguments[:2] == ["env", "list"]:
         return {"envs": [str(path) for path in ENVIRONMENTS.glob("metaflow/*/*")]}
     assert arguments[0] == "config", arguments
-    packages = HOME / "pkgs"
-    packages.mkdir(exist_ok=True)
+    PACKAGES.mkdir(exist_ok=True)
     return {
         "channels": ["conda-forge"],
         "envs_dirs": [str(ENVIRONMENTS)],
-        "pkgs_dirs": [str(packages)],
+        "pkgs_dirs": [str(PACKAGES)],
         "platform": "linux-aarch64" if platform.machine() == "aarch64" else "linux-64",
     }
 
