@@ -23,13 +23,22 @@ from support import (
     supervisor,
 )
 
-from metaflow_pipes.names import DECOSPECS_TAG, ORIGIN_RUN_ID_TAG, OVERRIDDEN_PARAMETERS_TAG, STEP_TO_RERUN_TAG
+from metaflow_pipes.names import (
+    DECOSPECS_TAG,
+    ORIGIN_RUN_ID_TAG,
+    OVERRIDDEN_PARAMETERS_TAG,
+    STEP_TO_RERUN_TAG,
+    WORKFLOW_TIMEOUT_TAG,
+)
 
 if TYPE_CHECKING:
     import dagster as dg
     import metaflow
 
 EXTENSION = Path(__file__).parent.parent / "extension"
+# How long a run may take whose job stays in its queue; and how much of that, beside `@timeout`, its step may take.
+QUEUE_SECONDS = 10
+OVERHEAD_SECONDS = 5
 
 
 @dataclass
@@ -153,6 +162,27 @@ def test_job_is_deleted_and_its_system_told_when_the_run_is_terminated(ran, tmp_
     assert "(attempt 0) was terminated" in failure_description(failed)
     assert len(list(tmp_path.glob("deleted-e-*"))) == 1
     assert (tmp_path / f"killed-dagster-{result.run_id}").exists()
+
+
+def test_queue_is_not_the_time_of_the_step_but_that_of_the_run(ran, project, tmp_path, monkeypatch):
+    """A job waits for longer than its step may run, and is deleted when the run's time is over."""
+    # of the time that a step may take beyond `@timeout`, most is for slow machines
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import step_wrapper.supervisor\nstep_wrapper.supervisor.OVERHEAD_SECONDS = {OVERHEAD_SECONDS}\n"
+    )
+    for name, value in ran.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(EXTENSION)]))
+    monkeypatch.setenv("ELSEWHERE_NOTES", str(tmp_path / "notes.jsonl"))
+    flows: Project = project("one_step.py")
+    job = job_of(flows.compile("one_step.py", "--with", "elsewhere", "--with", "timeout:seconds=1"))
+    (tmp_path / "queue").touch()
+    result = execute(job, tags={WORKFLOW_TIMEOUT_TAG: str(QUEUE_SECONDS)})
+    (failed,) = failures(result, "only")
+    assert f"the run exceeded its time limit of {QUEUE_SECONDS} s" in failure_description(failed)
+    (queued,) = tmp_path.glob("queued-*")
+    (deleted,) = tmp_path.glob("deleted-*")
+    assert deleted.name.removeprefix("deleted-") == queued.name.removeprefix("queued-")
 
 
 def test_one_run_can_be_given_the_decorator(ran, project, tmp_path, monkeypatch):
