@@ -58,7 +58,7 @@ def _section(name: str, command: Any) -> Iterator[str]:
     ]  # fmt: skip
     yield from ("", f"## `{name}`", "", command.help or "", "", "```text", " ".join(usage), "```")
     if options:
-        yield from ("", "| option | |", "|---|---|")
+        yield from ("", "| option | what it does |", "|---|---|")
         for option in options:
             yield f"| {_spelling(option)} | {_cell(_explanation(option))} |"
 

@@ -111,7 +111,7 @@ def test_a_run_that_is_gone_on_with_keeps_its_trigger(project, instance):
 
 def test_http_publishes_and_a_daemon_starts_the_flow(tmp_path):
     with dagster_dev(tmp_path, {"WaitingFlow": FLOWS / "waiting.py"}) as dev:
-        command = next(line for line in DOCS.read_text().splitlines() if line.startswith("curl"))
+        command = next(line for line in DOCS.read_text().replace("\\\n", "").splitlines() if line.startswith("curl"))
         text = command.replace("http://localhost:3000", dev.url)
         subprocess.run(shlex.split(text), check=True, capture_output=True)
         DagsterEvent("data_ready", url=dev.url).publish({"rows": 4, "country": "fr"}, ignore_errors=False)
