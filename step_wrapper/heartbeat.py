@@ -1,8 +1,8 @@
 """A process that sends the heartbeats of one Metaflow run (`python -m step_wrapper --heartbeat OPTIONS`).
 
 Metaflow's own runner sends them as long as it runs, so that a run is not taken for dead while none of its tasks runs.
-This process does the same by the same hook of the metadata provider, for the process of a Dagster run. Its standard
-input is a socket to that process, and at the socket's end it ends.
+This process does the same for the process of a Dagster run. Its standard input is a socket to that process, and at the
+socket's end it ends.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ import os
 import select
 import socket
 import sys
+from typing import Any
+
+import requests
+from metaflow.metaflow_config import SERVICE_HEADERS
+from metaflow.plugins.metadata_providers.service import ServiceMetadataProvider
 
 from step_wrapper import companions
 from step_wrapper.processes import set_killed_at_end_of
-from step_wrapper.report.registration import open_provider
+from step_wrapper.report.registration import SERVICE_SECONDS, SERVICE_VARIABLE, open_provider
 from step_wrapper.step import garbage
+from step_wrapper.variables import seconds_of
 
-# After how long the service is asked again that could not be reached when the heartbeats were to begin. Once they have
-# begun, Metaflow sees to that.
+# After how long the next heartbeat is sent if the service has not said it, in seconds.
 AGAIN_SECONDS = 5
 
 
@@ -28,22 +33,58 @@ def serve() -> int:
     garbage.collect_as_usual()
     options = companions.HeartbeatOptions(**json.loads(sys.argv[2]))
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as end:
+        set_killed_at_end_of(end, True)
         provider = open_provider(options["metadata"], options["flow"], script=options["script"])
-        while True:
-            set_killed_at_end_of(end, True)
-            try:
-                provider.start_run_heartbeat(options["flow"], options["run_id"])
-            except Exception as error:  # of any kind: providers, also those of extensions, raise their own
-                print(f"metaflow-pipes: no heartbeats of run {options['run_id']}: {error}", file=sys.stderr)
-                wait_seconds = AGAIN_SECONDS
-            else:
-                wait_seconds = None
-            set_killed_at_end_of(end, False)
-            if _is_over(end, wait_seconds):
-                break
-        if wait_seconds is None:
-            provider.stop_heartbeat()
+        if isinstance(provider, ServiceMetadataProvider):
+            _send_all(end, provider.url_run_template.format(flow_id=options["flow"], run_number=options["run_id"]))
+        else:
+            _let_send(end, provider, options)
     return 0
+
+
+def _send_all(end: socket.socket, url: str) -> None:
+    """Send heartbeats to Metaflow's service until the other end of a socket is closed.
+
+    Metaflow's own process for heartbeats takes an answer for a failure that only says that it was too early, since a
+    task has just sent one for its run, too; it waits longer after each, and so for minutes when all tasks have ended.
+    """
+    most_seconds = seconds_of(SERVICE_VARIABLE, SERVICE_SECONDS)
+    while True:
+        set_killed_at_end_of(end, True)
+        wait_seconds = _send(url, most_seconds)
+        set_killed_at_end_of(end, False)
+        if _is_over(end, wait_seconds):
+            _send(url, most_seconds)
+            return
+
+
+def _send(url: str, most_seconds: float) -> float:
+    """Send a heartbeat, and return after how many seconds the next one is due."""
+    headers: Any = SERVICE_HEADERS
+    try:
+        answer = requests.post(url, data="{}", headers=headers, timeout=most_seconds)
+        # JSON within JSON
+        return float(json.loads(answer.json())["wait_time_in_seconds"]) or AGAIN_SECONDS
+    except (requests.RequestException, ValueError, TypeError, KeyError):
+        return AGAIN_SECONDS
+
+
+def _let_send(end: socket.socket, provider: Any, options: companions.HeartbeatOptions) -> None:
+    """Let any other metadata provider send heartbeats until the other end of a socket is closed."""
+    while True:
+        set_killed_at_end_of(end, True)
+        try:
+            provider.start_run_heartbeat(options["flow"], options["run_id"])
+        except Exception as error:  # of any kind: providers, also those of extensions, raise their own
+            print(f"metaflow-pipes: no heartbeats of run {options['run_id']}: {error}", file=sys.stderr)
+            wait_seconds = AGAIN_SECONDS
+        else:
+            wait_seconds = None
+        set_killed_at_end_of(end, False)
+        if _is_over(end, wait_seconds):
+            if wait_seconds is None:
+                provider.stop_heartbeat()
+            return
 
 
 def _is_over(end: socket.socket, seconds: float | None) -> bool:

@@ -1,8 +1,8 @@
 """A double of Metaflow's metadata service: the endpoints that Metaflow 2.19 calls, in a thread of the tests.
 
 It answers as the real one does (version 2.5): ids of runs and tasks that are strings are names beside a number, what is
-there already is a conflict (409), tags of a run are those of all below it, and a task's heartbeat is its run's, too. It
-can be told to be down, to be slow, to fail, and to ask for a key.
+there already is a conflict (409), tags of a run are those of all below it, a task's heartbeat is its run's, too, and a
+heartbeat that comes too early is refused (404). It can be told to be down, to be slow, to fail, and to ask for a key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSION = "2.5.0"
 KEY_HEADER = "x-api-key"
-# How long a sidecar waits between two heartbeats.
+# How long a sidecar waits between two heartbeats; one that comes earlier is refused.
 HEARTBEAT_SECONDS = 0.2
 # The kinds of what has a path of its own, outermost first: `flows/F/runs/R/steps/S/tasks/T`.
 KINDS = ("flows", "runs", "steps", "tasks")
@@ -110,6 +110,8 @@ class MetadataService:
             try:
                 if method == "GET":
                     return 200, self._get(parts, parse_qs(split.query))
+                if parts[-1] == "heartbeat":
+                    return self._heartbeat(parts[:-1])
                 return 200, self._post(parts, body or {})
             except _Refusal as refusal:
                 return refusal.status, {"message": str(refusal)}
@@ -137,17 +139,13 @@ class MetadataService:
         return self._shown(parts)
 
     def _post(self, parts: Path, body: Any) -> Any:
-        if parts[-1] == "heartbeat":
-            return self._heartbeat(parts[:-1])
         if parts[-1] == "mutate":
             return self._mutate_tags(parts[:-2], body)
         if parts[-1] in ("artifact", "metadata"):
             if parts[:-1] not in self._objects:
                 raise _Refusal(400, "need to register run_id and task_id first")
             kind = "artifacts" if parts[-1] == "artifact" else "metadata"
-            entries = [{**self._ids(parts[:-1]), "ts_epoch": _now(), **entry} for entry in body]
-            self._entries.setdefault((*parts[:-1], kind), []).extend(entries)
-            return {f"{kind}_created": len(entries)}
+            return {f"{kind}_created": self._add(parts[:-1], kind, body)}
         # `flows/F`, and below that `flows/F/run`, `flows/F/runs/R/steps/S/step`, ...
         if len(parts) == 2:
             path = parts
@@ -155,8 +153,8 @@ class MetadataService:
             path = parts[:-1]
         else:
             own_id = body.get("run_number" if parts[-1] == "run" else "task_id")
-            if own_id is not None and str(own_id).isnumeric():
-                raise _Refusal(400, "the id may not be a number")
+            if own_id is not None and own_id.isnumeric():
+                raise _Refusal(500 if parts[-1] == "run" else 400, "the id may not be a number")
             path = (*parts[:-1], f"{parts[-1]}s", str(own_id or next(self._numbers)))
         if len(path) > 2:
             self._known(path[:-2])
@@ -164,14 +162,33 @@ class MetadataService:
             raise _Refusal(409, "duplicate key")
         self._objects[path] = {**self._ids(path), **{name: body.get(name) or [] for name in TAGS}, "ts_epoch": _now()}
         self._objects[path]["user_name"] = body.get("user_name")
+        if parts[-1] in ("run", "task"):
+            self._objects[path]["last_heartbeat_ts"] = time.time()
+        if parts[-1] == "task":
+            self._take_heartbeat(path[:4])
         return self._shown(path)
 
-    def _heartbeat(self, path: Path) -> str:
-        self._known(path)
-        for known in {path, path[:4]}:
-            self._objects[known]["last_heartbeat_ts"] = int(time.time())
+    def _add(self, task: Path, kind: str, body: list[dict[str, Any]]) -> int:
+        """Add artifacts or metadata of a task, and return how many there were not yet."""
+        stored = self._entries.setdefault((*task, kind), [])
+        known = {(entry["attempt_id"], entry["name"]) for entry in stored} if kind == "artifacts" else set()
+        added = [entry for entry in body if (entry.get("attempt_id"), entry.get("name")) not in known]
+        stored += [{**self._ids(task), "id": next(self._numbers), "ts_epoch": _now(), **entry} for entry in added]
+        return len(added)
+
+    def _heartbeat(self, path: Path) -> tuple[int, str]:
+        is_taken = self._take_heartbeat(path)
+        if path != path[:4]:
+            self._take_heartbeat(path[:4])
         # JSON within JSON, as the service has it
-        return json.dumps({"wait_time_in_seconds": HEARTBEAT_SECONDS})
+        return 200 if is_taken else 404, json.dumps({"wait_time_in_seconds": HEARTBEAT_SECONDS})
+
+    def _take_heartbeat(self, path: Path) -> bool:
+        known = self._objects.get(path)
+        if known is None or known["last_heartbeat_ts"] > time.time() - HEARTBEAT_SECONDS:
+            return False
+        known["last_heartbeat_ts"] = time.time()
+        return True
 
     def _mutate_tags(self, run: Path, body: dict[str, list[str]]) -> dict[str, Any]:
         self._known(run)
@@ -179,8 +196,9 @@ class MetadataService:
         if set(removed) & set(self._objects[run]["system_tags"]):
             raise _Refusal(422, "Cannot remove tags that are existing system tags")
         kept = [tag for tag in self._objects[run]["tags"] if tag not in removed]
-        self._objects[run]["tags"] = list(dict.fromkeys([*kept, *added]))
-        return {name: self._objects[run][name] for name in TAGS}
+        new = [tag for tag in added if tag not in self._objects[run]["system_tags"]]
+        self._objects[run]["tags"] = list(dict.fromkeys([*kept, *new]))
+        return {"tags": self._objects[run]["tags"]}
 
     def _filtered_tasks(self, step: Path, query: dict[str, list[str]]) -> list[str]:
         """The pathspecs of a step's tasks that have a metadatum."""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import metaflow
 import pytest
+import requests
+from ended_runs import until
 from metaflow.metaflow_config import SERVICE_HEADERS
 from servers.metadata_service import KEY_HEADER, MetadataService, running_metadata_service
 from support import Project, execute, failure_description, failures, job_of, persistent
+
+from step_wrapper import companions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +141,24 @@ def test_heartbeats_go_on_while_no_process_of_an_op_runs(project, service, tmp_p
     ended_at = time.monotonic()
     assert len(_heartbeats_before_retry(service, "RetriedFlow", run_id, "only", "only")) > 1
     assert max(service.heartbeats("RetriedFlow", run_id)) < ended_at
+
+
+def test_heartbeats_keep_their_pace_though_those_of_tasks_come_first(service, tmp_path):
+    _post(service, "BusyFlow", {})
+    _post(service, "BusyFlow/run", {"run_number": "r"})
+    # so that each is refused
+    service.run("BusyFlow", "r")["last_heartbeat_ts"] = math.inf
+    options = companions.HeartbeatOptions(flow="BusyFlow", run_id="r", metadata="service", script="flow.py")
+    command = [sys.executable, "-m", "step_wrapper", companions.HEARTBEAT, json.dumps(options)]
+    lifeline, end = socket.socketpair()
+    with end, subprocess.Popen(command, cwd=tmp_path, stdin=end) as process, lifeline:
+        until(lambda: service.heartbeats("BusyFlow", "r"))
+        until(lambda: len(service.heartbeats("BusyFlow", "r")) > 5, seconds=3)
+    assert process.returncode == 0
+
+
+def _post(service: MetadataService, path: str, body: dict[str, str]) -> None:
+    requests.post(f"{service.url}/flows/{path}", json=body, headers={KEY_HEADER: KEY}, timeout=10)
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,8 @@ def test_metaflow_has_the_functions_that_are_used(function: Any, names: list[str
         (TaskDataStore.__init__, {"_objects", "_info", "_mode", "_storage_impl"}),
         # metaflow_pipes/compile/flow_parameters.py: how the content of a file is read
         (FilePathClass.__init__, {"_is_text", "_encoding"}),
+        # step_wrapper/heartbeat.py
+        (ServiceMetadataProvider.__init__, {"url_run_template"}),
     ],
 )
 def test_objects_have_the_attributes_that_are_used(of: Any, names: set[str]):
