@@ -142,6 +142,10 @@ def test_image_is_made_of_what_is_there():
     assert set(wanted.split(",")) <= set(metadata("metaflow-pipes").get_all("Provides-Extra") or ())
     (user,) = [line for name, line in instructions if name == "USER"]
     assert user == "dagster"
+    # Docker makes a volume the user's only where the image has the folder
+    (made,) = re.findall(r"mkdir -p ([^&]+)", text)
+    for volume in _loaded("docker-compose.yaml")["services"]["flows"]["volumes"]:
+        assert volume.rpartition(":")[2] in made.split()
     (command,) = [json.loads(line) for name, line in instructions if name == "CMD"]
     server = _check_command(command)
     assert server["python_file"] in targets

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import runpy
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dagster as dg
 import psycopg2
@@ -23,11 +27,11 @@ from metaflow_pipes.runtime.automation import background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # Of the instance, of the executor's pool, and of what else a run asks: a few for each op, and none for an event.
 MOST_CONNECTIONS = 60
 MESSAGES = 150
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,28 @@ def test_run_goes_on_when_the_server_is_restarted_while_a_step_logs(project, pos
     count = flows.metaflow_run("TalkingFlow", f"dagster-{result.run_id}").data.count
     entries = instance.all_logs(result.run_id)
     assert sum(" message " in f" {entry.user_message}" for entry in entries) == count
+
+
+def test_instance_and_code_location_of_the_containers_run_a_flow(project, postgres, monkeypatch, tmp_path):
+    flows: Project = project("one_step.py")
+    flows.metaflow("one_step.py", "dagster", "create")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("FLOWS_FOLDER", str(flows.folder))
+    at = urlsplit(postgres.url)
+    facts = {"HOST": at.hostname, "PORT": at.port, "USER": at.username, "PASSWORD": "any", "DB": at.path[1:]}
+    for name, value in facts.items():
+        monkeypatch.setenv(f"DAGSTER_PG_{name}", str(value))
+    # a folder that containers have
+    settings = (DEPLOY / "dagster.yaml").read_text().replace("/opt/dagster/logs", str(tmp_path / "logs"))
+    (tmp_path / "dagster.yaml").write_text(settings)
+    location: dg.Definitions = runpy.run_path(str(DEPLOY / "definitions.py"))["defs"]
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        result = location.resolve_job_def("OneStepFlow").execute_in_process(instance=instance)
+        assert result.success
+        assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
+        assert instance.get_run_by_id(result.run_id)
+    assert flows.metaflow_run("OneStepFlow", f"dagster-{result.run_id}").successful
+    assert list((tmp_path / "logs").rglob("*.out"))
 
 
 def test_dagster_postgres_has_what_the_executor_uses():
