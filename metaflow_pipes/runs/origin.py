@@ -153,10 +153,18 @@ def _parameters_task(deployment: Deployment, run_id: str) -> Any:
     storage = next(storage for storage in DATASTORES if deployment.datastore == storage.TYPE)
     datastore = FlowDataStore(deployment.flow_name, storage_impl=storage, ds_root=deployment.datastore_root)
     try:
-        tasks = datastore.get_task_datastores(run_id, steps=["_parameters"])
+        # of another attempt there is none: without it, three files of each that could be would be asked for
+        tasks = datastore.get_task_datastores(run_id, steps=["_parameters"], attempt=0)
     except DataException:
         return None
-    return tasks[-1] if tasks else None
+    # a start step that was executed again has stored others, as `step_wrapper.step.origin` takes them
+    return max(tasks, key=_begun_at, default=None)
+
+
+def _begun_at(task: Any) -> float:
+    """The time when a task was begun, in seconds since 1970."""
+    name = task.METADATA_ATTEMPT_SUFFIX
+    return task.load_metadata([name])[name]["time"]
 
 
 def _latest_run_id(state: Any, deployment: Deployment, service: DagsterService) -> str:
