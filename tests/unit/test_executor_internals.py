@@ -34,7 +34,6 @@ from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorage
 from dagster._core.storage.compute_log_manager import ComputeIOType, ComputeLogManager
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._utils import EventGenerationManager
@@ -139,7 +138,6 @@ def test_names_that_are_no_functions():
     assert {"_db_lock", "_initialized_dbs"} <= set(re.findall(r"self\.(\w+)", inspect.getsource(SqliteEventLogStorage)))
     assert {"executable_map", "step_dict_by_key"} <= set(ExecutionPlan._fields)
     assert {"dagster_run", "execution_plan"} <= set(PlanData._fields)
-    assert SQLITE_BUSY_TIMEOUT_SECONDS > 0
 
 
 @pytest.mark.parametrize("module", PRELOADED_MODULES)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from sqlalchemy import create_engine
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.event import listen
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 # The events that are kept in a database of all runs, too.
 _MIRRORED_EVENTS = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
+# How long to wait for a database that another process writes to; as long as newer releases of Dagster do.
+BUSY_SECONDS = 30
 # How many connections to a Postgres event log a run holds at most, beside those of a moment. Threads that find none
 # free open another one, which closes behind them.
 POSTGRES_CONNECTIONS = 4
@@ -162,7 +163,7 @@ class _KeptConnections:
         engine = create_engine(
             self._storage.conn_string_for_shard(shard),
             poolclass=StaticPool,
-            connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         )
         if shard != INDEX_SHARD_NAME:
             listen(engine, "connect", _wait_for_no_disk)
