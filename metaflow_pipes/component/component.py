@@ -76,11 +76,7 @@ class MetaflowFlowComponent(FlowAttributes, dg.StateBackedComponent, dg.Resolvab
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         """The words of Dagster's lists on the component."""
-        return dg.ComponentTypeSpec(
-            description=cls.__doc__,
-            tags=["metaflow", "python", "machine-learning"],
-            produces=["asset", "asset_check", "job", "schedule", "sensor"],
-        )
+        return dg.ComponentTypeSpec(description=cls.__doc__, tags=["metaflow", "python", "machine-learning"])
 
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "MetaflowFlowComponent":

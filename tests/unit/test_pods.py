@@ -25,6 +25,10 @@ from metaflow_pipes.compile.pods import TAG, pod_config
 
 OPERATOR = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
 IMAGE = "registry/dagster:1"
+# What 2.19.0, the first Metaflow that is supported, does not have.
+HAS_EXTENDED_RESOURCES = "extended_resources" in KubernetesDecorator.defaults
+EXTENDED_RESOURCES = {"extended_resources": {"vendor.com/dongle": "2"}} if HAS_EXTENDED_RESOURCES else {}
+newer_metaflow = pytest.mark.skipif(not HAS_EXTENDED_RESOURCES, reason="Metaflow's decorators don't have it yet")
 
 
 def _initialized(kubernetes: dict[str, Any] | None, resources: dict[str, Any] | None) -> list[Any]:
@@ -80,7 +84,7 @@ def _requests(**amounts: str) -> dict[str, Any]:
                 }
             },
         ),
-        (
+        pytest.param(
             {"extended_resources": {"vendor.com/dongle": 2}},
             None,
             {
@@ -88,6 +92,7 @@ def _requests(**amounts: str) -> dict[str, Any]:
                     "resources": {"requests": {"vendor.com/dongle": "2"}, "limits": {"vendor.com/dongle": "2"}}
                 }
             },
+            marks=newer_metaflow,
         ),
         (
             {"image": IMAGE, "image_pull_policy": "Always", "image_pull_secrets": ["key"]},
@@ -129,7 +134,7 @@ def _requests(**amounts: str) -> dict[str, Any]:
                 }
             },
         ),
-        (
+        pytest.param(
             {},
             {"shared_memory": 64},
             {
@@ -138,6 +143,7 @@ def _requests(**amounts: str) -> dict[str, Any]:
                     "volumes": [{"name": "dhsm", "empty_dir": {"medium": "Memory", "size_limit": "64Mi"}}]
                 },
             },
+            marks=newer_metaflow,
         ),
         (
             {"use_tmpfs": True, "tmpfs_size": 100, "tmpfs_path": "/fast"},
@@ -204,7 +210,7 @@ def test_pod_asks_for_what_a_pod_of_metaflow_asks_for():
         "shared_memory": 64,
         "port": 8080,
         "qos": "Guaranteed",
-        "extended_resources": {"vendor.com/dongle": "2"},
+        **EXTENDED_RESOURCES,
         "security_context": {"run_as_user": 1000, "privileged": False},
     }
     (decorator,) = _initialized(given, None)
@@ -245,7 +251,7 @@ def test_each_attribute_of_the_decorator_is_known():
     said = {"namespace", "executable", *compute.TURNED_INTO_OTHERS}
     others = set(KubernetesDecorator.defaults) - said
     assert others == {
-        *("annotations", "cpu", "disk", "extended_resources", "gpu", "gpu_vendor", "image", "image_pull_policy"),
+        *("annotations", "cpu", "disk", *EXTENDED_RESOURCES, "gpu", "gpu_vendor", "image", "image_pull_policy"),
         *("image_pull_secrets", "labels", "memory", "node_selector", "persistent_volume_claims", "port", "qos"),
         *("secrets", "security_context", "service_account", "shared_memory", "tmpfs_path", "tmpfs_size"),
         *("tmpfs_tempdir", "tolerations"),
