@@ -29,6 +29,8 @@ _NAMES = {"kubernetes": "Kubernetes", "batch": "AWS Batch"}
 _STRUCTURED = re.compile(rb"(\[!)?(\[MFLOG\|[^|\]]*\|[^|\]]*\|([^|\]]*)\|[^\]]*\])(.*)", re.DOTALL)
 # The job that each line begins with, as `metaflow.mflog.refine` has it.
 _PREFIX = re.compile(rb"\[((?:(?:pod|job|jobset) )?[^\]\s]+)\](?: |$)")
+# How the last line of Metaflow's commands ends where they know of no reason why a job has failed.
+_UNEXPLAINED = "This could be a transient error. Use @retry to retry."
 _STARTING = re.compile(rb"\[([^\]]+)\] Task is starting \((?:status )?(.+)\)\.\.\.")
 
 
@@ -124,6 +126,18 @@ def job_name(job: wire.Job) -> str:
     kind = "job" if job_id is None or not job_id.startswith(("pod ", "job ", "jobset ")) else ""
     named = " ".join(filter(None, [system, kind, job_id]))
     return f"the {named}" + (f" in the namespace {job['namespace']}" if job["namespace"] else "")
+
+
+def joined_stderr(of_job: str, of_command: str) -> str:
+    """The ends of both stderrs of a step, of which the last line is to say why it has failed.
+
+    Args:
+        of_job: The end of the job's own.
+        of_command: The end of that of the command which has waited for the job.
+    """
+    is_unexplained = of_command.rstrip().endswith(_UNEXPLAINED)
+    ends = (of_command, of_job) if is_unexplained else (of_job, of_command)
+    return "\n".join(filter(None, (end.rstrip() for end in ends)))
 
 
 def _capital(sentence: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metaflow.mflog import TASK_LOG_SOURCE
 
 from step_wrapper.logs import log_path, tail
+from step_wrapper.remote import joined_stderr
 from step_wrapper.report.checks import stored_results
 from step_wrapper.report.datastore import inputs_of, open_datastore
 from step_wrapper.report.exceptions import TIMEOUT_STACK
@@ -103,9 +104,10 @@ def _with_exception(outcome: Outcome, stored: Any) -> Outcome:
 
 
 def _stderr(stored: Any, folder: Path) -> str:
-    """The end of stderr: of the job, and behind it that of the command that has waited for it."""
-    own = tail(log_path(folder, "stderr"), STDERR_LINES)
-    return "\n".join(filter(None, [stored_tail(stored, "stderr", [TASK_LOG_SOURCE]), own]))
+    """The end of stderr: of the job, and of the command that has waited for it."""
+    return joined_stderr(
+        stored_tail(stored, "stderr", [TASK_LOG_SOURCE]), tail(log_path(folder, "stderr"), STDERR_LINES)
+    )
 
 
 def _of_user(traceback: str) -> str:

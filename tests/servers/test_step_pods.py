@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def deployment(kubernetes, shelf, tmp_path_factory) -> Iterator[Deployment]:
         "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(folder / "metadata"),
         # of each pod: relative to where that runs
         "WORKER_DISK": "disk",
+        # a volume: who is first fetches the code
+        "METAFLOW_PIPES_CODE_CACHE": str(folder / "code"),
     }
     (kubernetes.folder / "secrets" / "metaflow").write_text(
         json.dumps({**environment, "DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS": "0.2"})
@@ -208,11 +211,10 @@ def test_secrets_and_variables_reach_the_pod(ran):
     assert ran.seen["tasks"]["work-0"]["artifacts"]["seen"] == seen
 
 
-def test_code_is_fetched_where_the_pod_has_the_definitions_file_alone(ran, deployment):
+def test_code_is_fetched_where_the_pods_have_the_definitions_file_alone(ran, deployment):
     assert all(path.name.startswith("defs_of_") for path in deployment.folder.iterdir() if path.is_file())
     folder = ran.seen["tasks"]["start"]["artifacts"]["folder"]
-    (name,) = [name for name, body in ran.jobs.items() if body["metadata"]["labels"].get("dagster/op") == "start"]
-    assert folder.startswith(str(deployment.cluster.folder / "pods" / name))
+    assert folder.startswith(os.environ["METAFLOW_PIPES_CODE_CACHE"])
 
 
 def test_terminate_deletes_the_jobs_of_the_run_of_its_ops_and_of_their_steps(deployment):

@@ -8,7 +8,7 @@ import pytest
 
 from metaflow_pipes.runtime.remote import job_in, job_metadata
 from step_wrapper import wire
-from step_wrapper.remote import RemoteStep
+from step_wrapper.remote import RemoteStep, joined_stderr
 
 MARK = b"[MFLOG|0|2026-01-02T03:04:05.678901Z|task|1-2-3]"
 
@@ -122,3 +122,17 @@ def test_job_has_a_link(monkeypatch, session, variables, system, namespace, job,
 @pytest.mark.parametrize("message", [{}, {"metaflow_job": 1}, {"metaflow_job": {"version": wire.VERSION}}, "x", None])
 def test_what_is_no_job_is_none(message):
     assert wire.job_in(message) is None
+
+
+@pytest.mark.parametrize(
+    ("of_job", "of_command", "last"),
+    [
+        ("Traceback\nno uv", "Error (exit code 1). This could be a transient error. Use @retry to retry.\n", "no uv"),
+        ("", "Error (exit code 1). This could be a transient error. Use @retry to retry.", None),
+        ("Collecting", "Task ran out of memory.", "Task ran out of memory."),
+        ("Killed", "", "Killed"),
+    ],
+)
+def test_stderr_of_a_step_elsewhere_ends_with_what_says_the_most(of_job, of_command, last):
+    joined = joined_stderr(of_job, of_command)
+    assert joined.splitlines()[-1] == (of_command if last is None else last)
