@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 FLOWS = Path(__file__).parent / "flows"
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# Commands that need no interpreter of their own: those of files, and those that ask Dagster.
+DAGSTER = str(Path(sys.executable).parent / "dagster")
+# Commands that need no interpreter of their own: those of files, those that ask Dagster, and those that read a run.
 NEED_NO_INTERPRETER = {
     *("create", "delete", "list-jobs", "publish", "suspend", "unsuspend"),
     *("trigger", "resume", "status", "list-runs", "terminate"),
+    *("logs", "card"),
 }
 
 warm_python = WarmPython()
@@ -49,7 +51,7 @@ _one_compiler = threading.Lock()
 class Steps:
     """The way in which `execute` has the processes of steps started."""
 
-    warm: WarmStart = "off"
+    warm: WarmStart = "metaflow"
 
 
 STEPS = Steps()
@@ -78,32 +80,19 @@ class Project:
         self, flow: str, *arguments: str, check: bool = True, cold: bool = False, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """`python flow.py ...` in the project's folder; stderr goes into stdout; `cold` is as for a user."""
-        is_warm = not cold and "dagster" in arguments and not NEED_NO_INTERPRETER.isdisjoint(arguments)
-        run = self._run_warm if is_warm else self._run_cold
-        finished = run([flow, *arguments], {**os.environ, **env})
+        is_metaflows_own_run = "dagster" not in arguments and not {"run", "resume"}.isdisjoint(arguments)
+        is_warm = not (cold or is_metaflows_own_run or NEED_NO_INTERPRETER.isdisjoint(arguments))
+        run = _run_warm if is_warm else _run_cold
+        finished = run([flow, *arguments], self.folder, {**os.environ, **env})
         assert not check or finished.returncode == 0, finished.stdout
         return finished
 
     def refuses(self, flow: str, *arguments: str, top_level: tuple[str, ...] = (), **env: str) -> str:
         """The output of a `python flow.py dagster ...` that refuses: it ends with exit code 1, without a traceback."""
-        finished = self._run_warm([flow, *top_level, "dagster", *arguments], {**os.environ, **env})
+        finished = _run_warm([flow, *top_level, "dagster", *arguments], self.folder, {**os.environ, **env})
         assert finished.returncode == 1, finished.stdout
         assert "Traceback" not in finished.stdout
         return finished.stdout
-
-    def _run_warm(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        return warm_python.run(command, self.folder, env) or self._run_cold(command, env)
-
-    def _run_cold(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
 
     def compile(self, flow: str, *options: str, top_level: tuple[str, ...] = (), to: str = "defs.py") -> Path:
         self.metaflow(flow, *top_level, "dagster", "create", to, *options)
@@ -141,6 +130,27 @@ class Project:
         """The Metaflow run of a Dagster run."""
         flow = result.job_def.tags["metaflow/flow"]
         return self.metaflow_run(flow, f"dagster-{result.run_id}")
+
+
+def _run_warm(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return warm_python.run(command, cwd, env) or _run_cold(command, cwd, env)
+
+
+def _run_cold(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def dagster(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Dagster's command, in an interpreter that has imported Dagster already; stderr goes into stdout."""
+    return _run_warm([DAGSTER, *arguments], cwd, {**os.environ, **env})
 
 
 def compile_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +195,7 @@ def execute(
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process; `parameters` are the config of its first op.
 
-    Its steps are started by themselves, as by all executors but `threads`, or as `pytest --warm` says.
+    Its steps are forked as by the executor `threads`, or each is started by itself: see `pytest --warm`.
     """
     start = job.nodes_in_topological_order[0].name
     run_config = {"ops": {start: {"config": dict(parameters)}}} if parameters is not None else None
@@ -283,11 +293,17 @@ def lives(pid: int) -> bool:
 
 
 def supervisor() -> int:
-    """The supervisor of the one step that this process runs now."""
+    """The supervisor of the one step that this process runs now: started by it, or by its warm process."""
+    parents: dict[int, int] = {}
+    warm: set[int] = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             arguments = path.read_bytes().split(b"\0")
-            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"step_wrapper" in arguments and parent == os.getpid():
-                return int(path.parent.name)
-    raise AssertionError("no step runs")
+            pid, parent = int(path.parent.name), int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"step_wrapper" in arguments:
+                parents[pid] = parent
+                if b"--warm" in arguments and parent == os.getpid():
+                    warm.add(pid)
+    found = [pid for pid, parent in parents.items() if pid not in warm and parent in {os.getpid(), *warm}]
+    assert found, "no step runs"
+    return found[0]

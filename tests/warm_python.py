@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Variables that are read by the interpreter or by Metaflow while it is imported: one of them needs a new interpreter.
 READ_AT_START = ("METAFLOW_", "PYTHON")
 # Of those, the ones that are read by each command, or that a fork sets as the import would.
-READ_LATE = {"METAFLOW_HOME", "METAFLOW_TOKEN_HOME", "METAFLOW_USER"}
+READ_LATE = ("METAFLOW_HOME", "METAFLOW_TOKEN_HOME", "METAFLOW_USER", "METAFLOW_PIPES_")
 
 
 class WarmPython:
@@ -41,7 +42,10 @@ class WarmPython:
     def run(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str] | None:
-        """A finished command, whose stderr went into stdout; None if it needs an interpreter of its own."""
+        """A finished command, whose stderr went into stdout; None if it needs an interpreter of its own.
+
+        Bytes of its output that are no UTF-8 are escaped as in file names.
+        """
         if _read_at_start(env) != _read_at_start(self._environment) or _has_configuration(env):
             return None
         if not self._lock.acquire(blocking=False):
@@ -56,7 +60,8 @@ class WarmPython:
             server.stdin.flush()
             answer = server.stdout.readline()
             assert answer, "the forked interpreters' parent has died"
-            return subprocess.CompletedProcess(list(arguments), int(answer), output.read().decode(errors="replace"))
+            text = output.read().decode(errors="surrogateescape")
+            return subprocess.CompletedProcess(list(arguments), int(answer), text)
 
     def _server(self) -> subprocess.Popen[str]:
         if self._process is None:
@@ -72,7 +77,7 @@ class WarmPython:
 
 
 def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: env[name] for name in env if name.startswith(READ_AT_START) and name not in READ_LATE}
+    return {name: env[name] for name in env if name.startswith(READ_AT_START) and not name.startswith(READ_LATE)}
 
 
 def _has_configuration(env: Mapping[str, str]) -> bool:
@@ -109,12 +114,16 @@ if __name__ == "__main__":
     from metaflow import metaflow_config
 
     import metaflow_pipes
+    from metaflow_pipes.compile import rendering
 
     for module in pkgutil.walk_packages(metaflow_pipes.__path__, "metaflow_pipes."):
         # these import Metaflow's commands, which take their options from the flow that is there by then
         if not module.name.startswith(("metaflow_pipes.api", "metaflow_pipes.cli")):
             importlib.import_module(module.name)
     assert "metaflow.cli" not in sys.modules
+    rendering.template()
+    (dagster,) = metadata.entry_points(group="console_scripts", name="dagster")
+    dagster.load()
     # a collection in a child would go through all that was imported, and copy its pages
     gc.freeze()
     serve()

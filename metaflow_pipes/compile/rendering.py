@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def render(job: JobModel, definitions_file: Path, moves: Path | None = None) -> 
     """
     folder, root = definitions_file.parent, job.flow.datastore_root
     near = (folder, Path(job.flow.file).parent, *([] if moves is None else [moves]))
-    return _template().render(
+    return template().render(
         job=job,
         flow=job.flow,
         compiled_by=current_version(),
@@ -56,7 +57,9 @@ def render(job: JobModel, definitions_file: Path, moves: Path | None = None) -> 
     )
 
 
-def _template() -> jinja2.Template:
+@functools.cache
+def template() -> jinja2.Template:
+    """The template of all definitions files, compiled once in a process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metaflow_pipes.compile"),
         autoescape=False,  # noqa: S701 - the output is Python; every value passes through `literal`
