@@ -12,9 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXAMPLES := train sweep retry
 # tests whose steps are started each by itself, and that are to pass with forked ones, too; and the other way round
-WARM := tests/faults/test_reporting.py tests/faults/test_timeouts.py tests/faults/test_full_pipe.py \
-	tests/e2e/test_environment.py
-COLD := tests/faults/test_processes.py tests/e2e/test_logs.py
+WARM := tests/faults/test_reporting.py tests/faults/test_timeouts.py tests/faults/test_full_pipe.py
+COLD := tests/faults/test_processes.py tests/e2e/test_logs.py tests/e2e/test_environment.py
 # Metaflow needs a user that is not root; a bare machine or container may name none
 export METAFLOW_USER ?= $(firstword $(filter-out root,$(USER) $(shell id -un)) metaflow)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

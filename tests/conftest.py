@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -33,8 +34,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from support import STEPS, Project  # noqa: E402
 
+from metaflow_pipes.runtime.step_thread import StepThread, running  # noqa: E402
+from metaflow_pipes.runtime.warm import WarmProcesses  # noqa: E402
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+
+# The folders of tests whose runs in the tests' own process start each step by itself.
+COLD = {"faults", "servers"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,14 +50,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--warm",
         choices=ways,
-        help="how all runs start their steps; by default each by itself in the test's own process, else forked",
+        help="how all runs start their steps; by default forked, but each by itself in tests/faults and tests/servers",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     warm = config.getoption("warm")
     if warm is not None:
-        STEPS.warm = os.environ["METAFLOW_PIPES_WARM"] = warm
+        os.environ["METAFLOW_PIPES_WARM"] = warm
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Let the runs in this process start their steps in one way, also those of fixtures."""
+    STEPS.warm = item.config.getoption("warm") or ("metaflow" if COLD.isdisjoint(item.path.parts) else "off")
+    with contextlib.closing(WarmProcesses(STEPS.warm)) as processes, running(StepThread(warm_processes=processes)):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
