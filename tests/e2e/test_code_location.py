@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import uuid
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from support import Project, load
+from support import Project, dagster, load
 
 from metaflow_pipes import DagsterCompiler, MetaflowFlowComponent
 from metaflow_pipes.component.component import Place
@@ -127,14 +126,7 @@ def merged(location, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_twenty_files_are_valid_as_one_location(location):
     flows, modules = location
     assert len(modules) == 20
-    finished = subprocess.run(
-        [sys.executable, "-m", "dagster", "definitions", "validate", "-f", "merged.py"],
-        cwd=flows.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    finished = dagster("definitions", "validate", "-f", "merged.py", cwd=flows.folder)
     assert finished.returncode == 0, finished.stdout
 
 

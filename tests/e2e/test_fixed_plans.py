@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 from dagster_dev import wait_until
+from support import dagster
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +103,6 @@ def test_foreach_fails_under_an_executor_of_python_that_would_skip_its_items(flo
         "import dagster_dask\nimport defs\n\nother = defs.ForeachFlow.graph.to_job('other',\n"
         "    executor_def=dagster_dask.dask_executor, resource_defs=defs.ForeachFlow.resource_defs)\n",
     )
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-f", "other.py", "-j", "other"]
-    finished = subprocess.run(command, cwd=flows.folder, capture_output=True, text=True, check=False)
+    finished = dagster("job", "execute", "-f", "other.py", "-j", "other", cwd=flows.folder)
     assert finished.returncode != 0
-    assert "Job other has the executor dask, which can't run the foreach of step start" in finished.stderr
+    assert "Job other has the executor dask, which can't run the foreach of step start" in finished.stdout

@@ -6,29 +6,17 @@ import gc
 import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from support import Project, execute, failure_description, failures, job_of, values_of
+from support import DAGSTER, Project, dagster, execute, failure_description, failures, job_of, values_of
 
 from metaflow_pipes.runtime import MetaflowFlowWarning
 
-DAGSTER = str(Path(sys.executable).parent / "dagster")
-
-
-def _dagster(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DAGSTER, *arguments],
-        cwd=cwd,
-        env={**os.environ, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _only_run(flows: Project, folder: Path, flow: str):
@@ -42,8 +30,9 @@ def test_job_execute_from_another_directory_after_a_move(project, tmp_path):
     moved = tmp_path / "moved here"
     shutil.move(flows.folder, moved)
     (tmp_path / "elsewhere").mkdir()
-    finished = _dagster("job", "execute", "-f", str(moved / "defs.py"), "-j", "SplitFlow", cwd=tmp_path / "elsewhere")
-    assert finished.returncode == 0, finished.stdout
+    command = [DAGSTER, "job", "execute", "-f", str(moved / "defs.py"), "-j", "SplitFlow"]
+    finished = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
     run = _only_run(flows, moved, "SplitFlow")
     assert run.successful
     assert values_of(run)["end"]["result"][0] == 6
@@ -75,7 +64,7 @@ def test_definitions_validate_from_another_directory(project, tmp_path):
     flows: Project = project("parameters.py")
     flows.write("data.txt", "x")
     definitions = flows.compile("parameters.py")
-    finished = _dagster("definitions", "validate", "-f", str(definitions), cwd=tmp_path)
+    finished = dagster("definitions", "validate", "-f", str(definitions), cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout
     assert "Validation successful" in finished.stdout
 
@@ -96,7 +85,7 @@ def test_executors_keep_each_steps_output_in_dagsters_compute_logs(project, exec
     home = tmp_path / "home"
     home.mkdir()
     command = ("job", "execute", "-f", str(definitions), "-j", "TalkingFlow")
-    finished = _dagster(*command, cwd=tmp_path, DAGSTER_HOME=str(home))
+    finished = dagster(*command, cwd=tmp_path, DAGSTER_HOME=str(home))
     assert finished.returncode == 0, finished.stdout
     with dg.DagsterInstance.from_config(str(home)) as instance:
         (run,) = instance.get_runs()

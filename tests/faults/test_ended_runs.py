@@ -5,32 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
-from support import Project, failure_description, persistent
+from support import Project, failure_description, persistent, warm_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXECUTE = """
-import os, sys
-from pathlib import Path
-import dagster as dg
-from support import persistent
-
-folder, *parents = sys.argv[1:]
-Path(folder, "worker").write_text(str(os.getpid()))
-instance = dg.DagsterInstance.get()
-options = dg.ReexecutionOptions.from_failure(parents[0], instance) if parents else None
-config = None if parents else {"ops": {"start": {"config": {os.environ["PARAMETER"]: os.environ["VALUE"]}}}}
-dg.execute_job(persistent(Path(folder, "defs.py")), instance, run_config=config, reexecution_options=options)
-"""
+EXECUTE = Path(__file__).parent / "execute_job.py"
 
 
 @pytest.fixture
@@ -49,13 +35,13 @@ def run_until_killed(
     arguments = [str(flows.folder), *([] if parent is None else [parent])]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent.parent),
         "DAGSTER_HOME": instance.root_directory,
         "PARAMETER": parameter,
         "VALUE": value,
     }
-    ended = subprocess.run([sys.executable, "-c", EXECUTE, *arguments], env=environment, check=False, timeout=300)
-    assert ended.returncode == -9
+    ended = warm_python.run([str(EXECUTE), *arguments], flows.folder, environment)
+    assert ended is not None
+    assert ended.returncode == -9, ended.stdout
     run = instance.get_runs(limit=1)[0]
     assert run.run_id != parent
     # as Dagster's run monitoring does
