@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 300  # many times what a run takes; the machine may be busy
 STOP_SECONDS = 60
+POLL_SECONDS = 0.2
+# One code location for most flows, by its file: each has two processes, which import Dagster.
+LOCATION = "location.py"
+# The daemon takes queued runs at once, and not after up to 5 s.
+DAGSTER_YAML = """
+telemetry:
+  enabled: false
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+"""
 UNTIL_STDIN_ENDS = Path(__file__).parent / "until_stdin_ends.py"
 
 LAUNCH = """
@@ -47,11 +60,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DagsterDev:
-    """A running `dagster dev`."""
+    """A running `dagster dev`.
+
+    Attributes:
+        url: Where it is.
+        project: The flows, and their definitions files.
+        home: The folder of its Dagster instance.
+        alone: The flows whose definitions file is a code location of its own.
+    """
 
     url: str
     project: Project
     home: Path
+    alone: Sequence[str] = ()
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of an answer."""
@@ -66,7 +87,7 @@ class DagsterDev:
         """The id of a new run; `_` in a parameter's name stands for `-`."""
         config = {name.replace("_", "-"): value for name, value in parameters.items()}
         selector = {
-            "repositoryLocationName": definitions_of(flow),
+            "repositoryLocationName": definitions_of(flow) if flow in self.alone else LOCATION,
             "repositoryName": "__repository__",
             "jobName": flow,
         }
@@ -98,7 +119,7 @@ class DagsterDev:
 
 
 def definitions_of(flow: str) -> str:
-    """The name of a flow's definitions file, and so of its code location."""
+    """The name of a flow's definitions file."""
     return f"{flow.lower()}_dagster.py"
 
 
@@ -109,6 +130,7 @@ def dagster_dev(
     *options: str,
     of_flows: Mapping[str, Sequence[str]] | None = None,
     more: Callable[[Project], list[str]] = lambda _: [],
+    alone: Sequence[str] = (),
 ) -> Iterator[DagsterDev]:
     """Compile flows in a folder, and serve them until the end of the context.
 
@@ -117,7 +139,9 @@ def dagster_dev(
         flows: The files of the flows, by the flows' names.
         options: Options of `create`.
         of_flows: More of them for single flows, by the flows' names.
-        more: Makes other code locations in the flows' folder, and returns their files.
+        more: Makes other definitions files in the flows' folder, and returns their names.
+        alone: The flows whose definitions file is a code location of its own, as commands without a webserver take it
+            for one; all others are one together.
     """
     project = Project.of(folder / "flows")
     for flow, file in flows.items():
@@ -125,9 +149,14 @@ def dagster_dev(
         project.compile(file.name, *options, *(of_flows or {}).get(flow, ()), to=definitions_of(flow))
     home = folder / "dagster_home"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    with serving(project, home, *map(definitions_of, flows), *more(project)) as dev:
-        yield dev
+    (home / "dagster.yaml").write_text(DAGSTER_YAML)
+    merged_flows = [flow for flow in flows if flow not in alone]
+    modules = [file.removesuffix(".py") for file in (*map(definitions_of, merged_flows), *more(project))]
+    merged = ", ".join(f"{module}.defs" for module in modules)
+    imports = "".join(f"import {module}\n" for module in modules)
+    project.write(LOCATION, f"import dagster as dg\n{imports}\ndefs = dg.Definitions.merge({merged})\n")
+    with serving(project, home, LOCATION, *map(definitions_of, alone)) as dev:
+        yield replace(dev, alone=alone)
 
 
 @contextlib.contextmanager
@@ -176,7 +205,7 @@ def serving(project: Project, home: Path, *files: str, **env: str) -> Iterator[D
 
 
 def is_serving(dev: DagsterDev, count: int) -> bool:
-    """Whether the web server answers, and has loaded all definitions files."""
+    """Whether the web server answers, and has loaded all code locations."""
     try:
         entries = dev.graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
     except (urllib.error.URLError, ConnectionError):
@@ -191,5 +220,5 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
-        time.sleep(0.5)
+        time.sleep(POLL_SECONDS)
     return value

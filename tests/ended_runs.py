@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from support import Project
 
 PATIENCE_SECONDS = 120
+DONE = "HookedFlow_exit_hooks is done with this run."
 
 
 @dataclass
@@ -82,3 +83,12 @@ def engine_events(instance: dg.DagsterInstance, run_id: str) -> str:
         data: Any = entry.get_dagster_event().event_specific_data
         lines += [entry.message, "" if data.error is None else data.error.message]
     return "\n".join(lines)
+
+
+def hooks_of(flows: Project, instance: dg.DagsterInstance, run_id: str, status: str) -> list[str]:
+    """The hooks that have run after a run of HookedFlow, once they are done with it; the run has this status."""
+    until(lambda: DONE in engine_events(instance, run_id))
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.status.value == status
+    return sorted(line.split()[0] for line in notes(flows) if f"HookedFlow/dagster-{run_id}" in line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import threading
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from dagster_dev import dagster_dev
-from ended_runs import Ticks, engine_events, instance_in, notes, run_job, until
+from ended_runs import DONE, Ticks, engine_events, hooks_of, instance_in, notes, run_job, until
 from support import Project, persistent
 
 from metaflow_pipes.deployment.definitions_file import read_deployment
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 SENSOR = "HookedFlow_exit_hooks"
 ON_ERROR = ["break_down", "lament", "mourn"]
-DONE = f"{SENSOR} is done with this run."
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +69,6 @@ def terminate(instance: dg.DagsterInstance, run_id: str) -> None:
     run = service.run(run_id)
     assert run is not None
     service.terminate(run)
-
-
-def hooks_of(flows: Project, instance: dg.DagsterInstance, run_id: str, status: str) -> list[str]:
-    """The hooks that have run after a run, once they are done with it; the run has this status."""
-    until(lambda: DONE in engine_events(instance, run_id))
-    run = instance.get_run_by_id(run_id)
-    assert run is not None
-    assert run.status.value == status
-    return sorted(line.split()[0] for line in notes(flows) if f"HookedFlow/dagster-{run_id}" in line)
 
 
 def test_hooks_of_a_run_of_the_shell_that_succeeds_run_in_the_flows_environment(flows, instance):
@@ -240,27 +228,6 @@ def test_import_path_that_is_missing_here_is_a_warning(project):
     flows: Project = project("hooked.py")
     said = flows.metaflow("hooked.py", "dagster", "create", "defs.py").stdout
     assert "The hook hooked_helpers.lament of @exit_hook of flow HookedFlow can't be imported here" in said
-
-
-def test_daemon_runs_the_hooks_of_a_run_whose_process_was_killed(tmp_path):
-    file = Path(__file__).parent.parent / "flows" / "hooked.py"
-    with dagster_dev(tmp_path, {"HookedFlow": file}) as dev, dg.DagsterInstance.from_config(str(dev.home)) as own:
-        shutil.copy(file.with_name("hooked_helpers.py"), dev.project.folder)
-        # the first tick of the sensor: runs that end from then on are followed up on
-        until(lambda: own.all_instigator_state() and own.all_instigator_state()[0].instigator_data.cursor)
-        run_id = dev.launch("HookedFlow", ending="waiting")
-        until(lambda: (dev.project.folder / "pid").exists())
-        worker = next(
-            entry.get_dagster_event().event_specific_data.metadata["pid"].value
-            for entry in own.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT)
-            if "pid" in entry.get_dagster_event().event_specific_data.metadata
-        )
-        os.kill(int(worker), signal.SIGKILL)
-        assert hooks_of(dev.project, own, run_id, "FAILURE") == ON_ERROR
-        # the outcome is in a tick of the sensor, too
-        (state,) = own.all_instigator_state()
-        selector = (state.instigator_origin_id, state.selector_id)
-        until(lambda: any("Exit hook mourn" in (tick.skip_reason or "") for tick in own.get_ticks(*selector)))
 
 
 def test_sensor_drops_a_success_that_has_become_a_failure_without_hooks(project, instance):

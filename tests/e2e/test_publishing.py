@@ -1,21 +1,13 @@
-"""Publishing: from a step, from Python, from the shell, by HTTP, all the same event."""
+"""Publishing: from a step, from Python, from the shell, all the same event."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import subprocess
-from pathlib import Path
-
 import dagster as dg
 import pytest
-from dagster_dev import dagster_dev, wait_until
 from events import Ticks, published
-from support import FLOWS, execute, persistent
+from support import execute, persistent
 
 from metaflow_pipes import DagsterEvent, DeploymentError
-
-DOCS = Path(__file__).parents[2] / "docs" / "automation.md"
 
 
 @pytest.fixture
@@ -107,19 +99,3 @@ def test_a_run_that_is_gone_on_with_keeps_its_trigger(project, instance):
     assert resumed.id != run.id
     assert resumed.trigger.event.id == "mine"
     assert resumed["start"].task.metadata_dict["origin-run-id"] == run.id
-
-
-def test_http_publishes_and_a_daemon_starts_the_flow(tmp_path):
-    with dagster_dev(tmp_path, {"WaitingFlow": FLOWS / "waiting.py"}) as dev:
-        command = next(line for line in DOCS.read_text().replace("\\\n", "").splitlines() if line.startswith("curl"))
-        text = command.replace("http://localhost:3000", dev.url)
-        subprocess.run(shlex.split(text), check=True, capture_output=True)
-        DagsterEvent("data_ready", url=dev.url).publish({"rows": 4, "country": "fr"}, ignore_errors=False)
-        runs = "{ runsOrError { ... on Runs { results { status runConfigYaml tags { key value } } } } }"
-
-        def finished() -> list[dict]:
-            found = dev.graphql(runs)["runsOrError"]["results"]
-            return found if len(found) == 2 and all(run["status"] == "SUCCESS" for run in found) else []
-
-        found = wait_until(finished, "two runs that events have started")
-        assert sorted(json.dumps("rows: 4" in run["runConfigYaml"]) for run in found) == ["false", "true"]
