@@ -59,61 +59,6 @@ def test_materialization_has_versions_of_code_and_data(project):
     )
 
 
-def test_foreach_step_is_materialized_once_with_its_tasks_and_durations(project):
-    flows: Project = project("foreach.py", "nested.py")
-    for flow in ("foreach.py", "nested.py"):
-        result = flows.run(flow)
-        assert result.success
-        run = flows.run_of(result)
-        assert _materialized(result) == sorted(step.id for step in run)
-        durations = {
-            event.step_key: event.event_specific_data.duration_ms / 1000
-            for event in result.all_events
-            if event.event_type == dg.DagsterEventType.STEP_SUCCESS
-        }
-        counted = 0
-        for step in run:
-            metadata = materialization(result, step.id).metadata
-            if "tasks" not in metadata or "total_duration_seconds" not in metadata:
-                continue
-            counted += 1
-            own = [seconds for key, seconds in durations.items() if key.startswith(f"{step.id}[")]
-            assert metadata["tasks"].value == len(list(step)) == len(own)
-            # Dagster records the times of its events, a moment later
-            assert metadata["total_duration_seconds"].value == pytest.approx(sum(own), rel=0.2, abs=0.2)
-            assert metadata["longest_duration_seconds"].value == pytest.approx(max(own), rel=0.2, abs=0.1)
-            assert metadata["pathspec"].value == step.pathspec
-            assert "artifacts" not in metadata
-        assert counted >= 1
-
-
-def test_branch_that_was_not_chosen_is_not_materialized(project):
-    flows: Project = project("switches.py")
-    result = flows.run("switches.py")
-    assert result.success
-    ran = {step.id for step in flows.run_of(result)}
-    defined = set(_specs(flows))
-    assert set(_materialized(result)) == ran
-    assert ran < defined
-
-
-def test_recursive_step_and_parallel_step_are_materialized_once(project):
-    flows: Project = project("loops.py", "parallel_steps.py")
-    result = flows.run("loops.py")
-    assert result.success
-    assert _materialized(result) == sorted(step.id for step in flows.run_of(result))
-    numbers = [
-        event.materialization.metadata["iterations"].value
-        for event in result.get_asset_materialization_events()
-        if "iterations" in event.materialization.metadata
-    ]
-    assert max(numbers) > 1
-    result = flows.run("parallel_steps.py")
-    assert result.success
-    assert _materialized(result) == sorted(step.id for step in flows.run_of(result))
-    assert any(event.materialization.metadata.get("tasks") for event in result.get_asset_materialization_events())
-
-
 def test_nothing_of_a_failed_step_is_materialized(project):
     flows: Project = project("flaky.py")
     definitions = flows.compile("flaky.py")

@@ -7,18 +7,17 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import metaflow
 import pytest
-from support import Project, failure_description, failures, is_running, job_of
+from support import DAGSTER, Project, failure_description, failures, is_running, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-DAGSTER = str(Path(sys.executable).parent / "dagster")
 PATIENCE_SECONDS = 60
 
 # What a step of these tests can call: each waits for something, so that no test depends on the machine's speed.
@@ -86,14 +85,15 @@ def _running(flows: Project, home: Path, flow: str = "flow.py", **env: str) -> I
         process.communicate()
 
 
-def _compute_logs(home: Path) -> tuple[bytes, bytes]:
-    """Dagster's compute logs of the one run: those of all its steps and attempts together."""
+def _compute_logs(home: Path, step: str | None = None) -> tuple[bytes, bytes]:
+    """Dagster's compute logs of the one run: those of a step, or of all its steps and attempts together."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         logs = []
         for run in instance.get_runs():
             records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED).records
             datas: list[Any] = [record.event_log_entry.get_dagster_event().event_specific_data for record in records]
-            keys = [[run.run_id, "compute_logs", data.file_key] for data in datas]
+            of_step = [data for data in datas if step is None or step in data.step_keys]
+            keys = [[run.run_id, "compute_logs", data.file_key] for data in of_step]
             logs += map(instance.compute_log_manager.get_log_data, keys)
     return b"".join(log.stdout or b"" for log in logs), b"".join(log.stderr or b"" for log in logs)
 
@@ -119,52 +119,60 @@ def _seen_by_client(flows: Project, task: metaflow.Task) -> dict[str, object]:
         except UnicodeDecodeError as error:
             seen[stream] = (str(error), error.object)
         seen[f"lines of {stream}"] = [line for _, line in task.loglines(stream, as_unicode=False)]
-        shown = subprocess.run(
-            [
-                sys.executable,
-                "flow.py",
-                "--quiet",
-                "logs",
-                task.pathspec.partition("/")[2],
-                f"--{stream}",
-                "--timestamps",
-            ],
-            cwd=flows.folder,
-            capture_output=True,
-            check=True,
-        ).stdout.split(b"\n")
+        options = (task.pathspec.partition("/")[2], f"--{stream}", "--timestamps")
+        text = flows.metaflow("flow.py", "--quiet", "logs", *options).stdout
+        shown = text.encode(errors="surrogateescape").split(b"\n")
         now = len("2000-01-01 00:00:00.000 ")
         seen[f"logs of {stream}"] = [line[now:] if line[:2] == b"20" else line for line in shown]
     return seen
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        b"plain\n\n  spaces \t\nlast\n",
-        "no newline at the end: \u00fc \U0001f600".encode(),
-        b"\r10 %\r100 %\r\nbell \a, escape \x1b[31mred\x1b[0m, NUL \0 and form feed \f\v\n\x85\xe2\x80\xa8\n",
-        bytes(range(256)) * 3 + b"\n" + os.urandom(100_000),
-        # their newlines are for Metaflow's own runner, which hangs at a long line without one
-        b"x" * 10_000_000 + b"\n" + b"y" * 10_000_000 + b"\n",
-        b"",
-    ],
-    ids=["plain", "no newline", "control characters", "binary", "10 MB lines", "nothing"],
-)
-def test_output_is_the_same_as_after_metaflows_own_run(project, tmp_path, output):
-    flows: Project = project()
-    (flows.folder / "output").write_bytes(output)
-    body = "output = open('output', 'rb').read()\nsys.stdout.buffer.write(output)\nsys.stderr.buffer.write(output)"
-    flows.write("flow.py", _flow(body))
+# What the steps of a flow print.
+OUTPUTS = {
+    "plain": b"plain\n\n  spaces \t\nlast\n",
+    "no newline": "no newline at the end: \u00fc \U0001f600".encode(),
+    "control characters": (
+        b"\r10 %\r100 %\r\nbell \a, escape \x1b[31mred\x1b[0m, NUL \0 and form feed \f\v\n\x85\xe2\x80\xa8\n"
+    ),
+    "binary": bytes(range(256)) * 3 + b"\n" + os.urandom(100_000),
+    # their newlines are for Metaflow's own runner, which hangs at a long line without one
+    "10 MB lines": b"x" * 10_000_000 + b"\n" + b"y" * 10_000_000 + b"\n",
+    "nothing": b"",
+}
+PRINTING = ("start", "second", "third", "fourth", "fifth", "end")
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> tuple[Project, Path, metaflow.Run]:
+    """A flow with a step for each output, run on Dagster and by Metaflow: its project, Dagster's home, that run."""
+    folder = tmp_path_factory.mktemp("printed")
+    flows = Project.of(folder / "project")
+    for step, output in zip(PRINTING, OUTPUTS.values(), strict=True):
+        (flows.folder / step).write_bytes(output)
+    source = "import sys\nfrom metaflow import FlowSpec, step\n\nclass OutputFlow(FlowSpec):\n"
+    for step, following in zip(PRINTING, [*PRINTING[1:], None], strict=True):
+        source += (
+            f"    @step\n    def {step}(self):\n        output = open('{step}', 'rb').read()\n"
+            "        sys.stdout.buffer.write(output)\n        sys.stderr.buffer.write(output)\n"
+            + (f"        self.next(self.{following})\n" if following else "")
+        )
+    flows.write("flow.py", f"{source}\nif __name__ == '__main__':\n    OutputFlow()\n")
     # by default, Metaflow's own runner cuts logs off at 10 MB
     native = flows.native_run("flow.py", "--max-log-size=100")
-    with _running(flows, tmp_path / "home") as process:
+    with _running(flows, folder / "home") as process:
         console, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, console
-    stdout, stderr = _compute_logs(tmp_path / "home")
+    return flows, folder / "home", native
+
+
+@pytest.mark.parametrize(("step", "output"), zip(PRINTING, OUTPUTS.values(), strict=True), ids=OUTPUTS)
+def test_output_is_the_same_as_after_metaflows_own_run(printed, step, output):
+    flows, home, native = printed
+    stdout, stderr = _compute_logs(home, step)
     assert stdout == output
     assert output in stderr
-    assert _seen_by_client(flows, _metaflow_run(flows)["only"].task) == _seen_by_client(flows, native["only"].task)
+    run = _metaflow_run(flows)
+    assert _seen_by_client(flows, run[step].task) == _seen_by_client(flows, native[step].task)
 
 
 def test_unfinished_lines_arrive_while_the_step_runs(project, tmp_path):
@@ -193,7 +201,7 @@ def test_logs_are_in_metaflows_datastore_while_the_step_runs(project, tmp_path):
         "print(', the rest')"
     )
     flows.write("flow.py", _flow(body, "    @retry(times=1, minutes_between_retries=0)\n"))
-    with _running(flows, tmp_path / "home", METAFLOW_PIPES_LOG_SAVE_SECONDS="1") as process:
+    with _running(flows, tmp_path / "home", METAFLOW_PIPES_LOG_SAVE_SECONDS="0.5") as process:
         log = "OutputFlow/dagster-*/only/only/1.runtime_stdout.log"
         _eventually(lambda: list((flows.folder / ".metaflow").glob(log)))
         (log_file,) = (flows.folder / ".metaflow").glob(log)
@@ -204,7 +212,7 @@ def test_logs_are_in_metaflows_datastore_while_the_step_runs(project, tmp_path):
         assert run["only"].task.stdout == "attempt 1\nhalf a line\n"
         assert "half a line" in flows.metaflow("flow.py", "logs", f"{run.id}/only").stdout
         # without new output, nothing is saved
-        time.sleep(3)
+        time.sleep(1.5)
         assert log_file.stat().st_mtime_ns == saved.st_mtime_ns
         flows.write("seen", "")
         console, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -218,7 +226,7 @@ def test_logs_are_in_metaflows_datastore_while_the_step_runs(project, tmp_path):
 def test_nothing_is_saved_of_a_silent_step(project, monkeypatch):
     monkeypatch.setenv("METAFLOW_PIPES_LOG_SAVE_SECONDS", "0.5")
     flows: Project = project()
-    flows.write("flow.py", _flow("time.sleep(2.5)\nself.saved = list(map(str, Path('.metaflow').glob('**/*.log')))"))
+    flows.write("flow.py", _flow("time.sleep(1.5)\nself.saved = list(map(str, Path('.metaflow').glob('**/*.log')))"))
     result = flows.run("flow.py")
     assert flows.run_of(result).data.saved == []
 

@@ -58,6 +58,6 @@ def test_nothing_is_left_behind_after_many_steps(project, temporary):
 
     assert execute(job, {"size": 2}).success  # what is made once and kept
     before = counts()
-    assert execute(job, {"size": 50}).success
+    assert execute(job, {"size": 15}).success
     assert counts() == before
     assert before[2] == []

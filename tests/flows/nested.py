@@ -6,7 +6,7 @@ class NestedFlow(FlowSpec):
 
     @step
     def start(self):
-        self.outers = [1, 3, 2]
+        self.outers = [1, 3]
         self.next(self.outer, foreach="outers")
 
     @step
