@@ -60,6 +60,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = parser_of(__doc__, rounds=10)
     parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"by default all of: {', '.join(SHAPES)}")
     options = parser.parse_args()
     prepare()
     figures = {}
@@ -67,7 +68,7 @@ def main() -> None:
         bench = OutputBenchmark(Path(folder), options.megabytes * 1_000_000)
         print(f"{options.megabytes} MB, medians of {options.rounds}: to a file -> through the wrapper")
         print(f"{'':22}{'printing, s':>25}{'all, s':>25}{'all, CPU s':>25}{'peak MB':>9}")
-        for shape in SHAPES:
+        for shape in options.shapes or SHAPES:
             (*to_file, _), (*wrapped, peak) = bench.medians(shape, options.rounds)
             ratios = [f"{a:7.3f} -> {b:.3f} x{b / a:5.2f}" for a, b in zip(to_file, wrapped, strict=True)]
             print(f"{shape:22}{''.join(f'{ratio:>25}' for ratio in ratios)}{peak:9.0f}", flush=True)

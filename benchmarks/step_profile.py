@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 from results import keep, parser_of, prepare
-from runs import SHAPES, Bench, Shape
+from runs import Bench, Shape, foreach
 from step_cost import FLOW_SOURCE, StepBenchmark, finish
 
 MARKS_VARIABLE = "BENCH_MARKS"
@@ -98,7 +98,7 @@ def main() -> None:
     """Run the benchmark."""
     options = parser_of(__doc__, rounds=20).parse_args()
     prepare()
-    op, process = profile_op(), profile_process(options.rounds)
+    op, process = profile_op(options.rounds), profile_process(options.rounds)
     for title, parts in (("op", op), ("process", process)):
         print(f"\n{title}")
         for part, milliseconds in parts.items():
@@ -127,10 +127,11 @@ def profile_process(rounds: int) -> dict[str, float]:
     return {part: statistics.median(values) for part, values in found.items()}
 
 
-def profile_op() -> dict[str, float]:
-    """The parts of an op's time, each with the median of its milliseconds."""
+def profile_op(rounds: int) -> dict[str, float]:
+    """The parts of an op's time, each with the median of its milliseconds; one op after another, one for each round."""
+    items = max(rounds, 2)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), Shape(SHAPES["foreach 20"].source, 1, SHAPES["foreach 20"].tasks))
+        bench = Bench(Path(folder), Shape(foreach(items), 1, items + 3))
         bench.dagster("threads")
         with dg.DagsterInstance.from_config(str(bench.home)) as instance:
             (run,) = instance.get_runs(limit=1)

@@ -15,11 +15,11 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 @pytest.mark.parametrize(
     "command",
     [
-        ["runs.py", "--rounds", "1", "linear 5"],
-        ["resume.py", "--rounds", "1", "--tasks", "4"],
+        ["runs.py", "--rounds", "1", "--executors", "threads,materialize", "linear 5"],
+        ["resume.py", "--rounds", "1", "--tasks", "3"],
         ["step_cost.py", "--rounds", "1"],
         ["step_profile.py", "--rounds", "1"],
-        ["output.py", "--rounds", "1", "--megabytes", "10"],
+        ["output.py", "--rounds", "1", "--megabytes", "10", "lines of 100 bytes"],
     ],
 )
 def test_benchmark_runs(command, tmp_path):

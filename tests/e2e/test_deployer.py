@@ -75,7 +75,7 @@ import sys
 from metaflow import DeployedFlow
 
 run = DeployedFlow.from_deployment(sys.argv[1], impl="dagster").trigger(number=7)
-run.wait_for_completion(timeout=120)
+run.wait_for_completion(check_interval=0.2, timeout=120)
 print("seen", run.status, run.run["start"].task["seen"].data)
 """
 
@@ -140,7 +140,7 @@ def test_triggered_run_succeeds_with_parameters_of_their_types(folder):
     flow = deployed("parameters.py", tags=["nightly"])
     run = flow.trigger(**given)
     assert run.status in ("PENDING", "RUNNING")
-    run.wait_for_completion(timeout=120)
+    run.wait_for_completion(check_interval=0.2, timeout=120)
     assert run.status == "SUCCEEDED"
     assert not run.is_running
     assert run.dagster_url.endswith(f"/runs/{run.dagster_run_id}")
@@ -163,7 +163,7 @@ def test_failed_run_is_failed_and_another_process_finds_it(folder, monkeypatch):
     flow = deployed("flaky.py")
     monkeypatch.setenv("METAFLOW_RUN_NUMBER", "-1")
     run = DeployedFlow.from_deployment("FlakyFlow", impl="dagster").run()
-    run.wait_for_completion(timeout=120)
+    run.wait_for_completion(check_interval=0.2, timeout=120)
     assert run.status == "FAILED"
     assert [step.id for step in run.run] == ["start"]
     assert not run.run.successful
@@ -175,7 +175,7 @@ def test_failed_run_is_failed_and_another_process_finds_it(folder, monkeypatch):
 
 def test_terminated_run_is_terminated(folder):
     run = deployed("slow.py").trigger()
-    started = run.wait_for_run(check_interval=1, timeout=120)
+    started = run.wait_for_run(check_interval=0.2, timeout=120)
     assert not started.finished
     with pytest.raises(TimeoutError):
         run.wait_for_completion(timeout=0)
@@ -197,7 +197,7 @@ def test_configs_and_mutators_hold_as_deployed_also_in_another_process(folder):
         .create(executor="in_process")
     )
     run = flow.trigger(added=6)
-    run.wait_for_completion(timeout=120)
+    run.wait_for_completion(check_interval=0.2, timeout=120)
     assert run.run["start"].task["seen"].data == (5, 5, 6, "given")
     finished = subprocess.run(
         [sys.executable, "-c", FROM_ANOTHER_PROCESS, flow.id], capture_output=True, text=True, check=False
@@ -211,7 +211,7 @@ def test_default_of_a_config_is_found_in_the_deployers_folder(folder, tmp_path, 
     (tmp_path / "settings.json").write_text('{"depth": 2, "name": "of the file"}')
     flow = Deployer(str(tmp_path / "by_default.py"), show_output=False, cwd=str(tmp_path)).dagster()
     run = flow.create(executor="in_process").trigger(number=3)
-    run.wait_for_completion(timeout=120)
+    run.wait_for_completion(check_interval=0.2, timeout=120)
     assert run.run["start"].task["seen"].data == (2, 3, 2, "of the file")
     assert os.getcwd() == str(folder.folder)
     again = DeployedFlow.from_deployment("ByDefaultFlow", impl="dagster").resume(run.run.id, "start")
@@ -221,7 +221,7 @@ def test_default_of_a_config_is_found_in_the_deployers_folder(folder, tmp_path, 
 def test_resumed_run_keeps_a_parameter_whose_attribute_is_called_otherwise(folder):
     flow = deployed("renamed.py")
     origin = flow.trigger(learning_rate=0.7)
-    origin.wait_for_completion(timeout=120)
+    origin.wait_for_completion(check_interval=0.2, timeout=120)
     assert origin.status == "FAILED"
     folder.write("renamed_ready", "")
     definitions = (folder.folder / "renamedflow_dagster.py").read_text()
@@ -233,7 +233,7 @@ def test_resumed_run_keeps_a_parameter_whose_attribute_is_called_otherwise(folde
     assert read_deployment(earlier).compiled_by is None
     for identifier in (flow.name, str(earlier)):
         run: Any = DeployedFlow.from_deployment(identifier, impl="dagster").resume(origin_run_id=origin.run.id)
-        run.wait_for_completion(timeout=120)
+        run.wait_for_completion(check_interval=0.2, timeout=120)
         assert run.run["end"].task["seen"].data == 0.7
 
 
@@ -284,7 +284,7 @@ def test_trigger_refuses_options_of_wrong_types(folder):
 def test_required_parameters_and_options_of_the_same_names_are_given_apart(folder):
     flow = deployed("clashing.py")
     run = flow.trigger(url="u", wait=True, definitions_file="d", parameters="many", workflow_timeout=60)
-    run.wait_for_completion(timeout=120)
+    run.wait_for_completion(check_interval=0.2, timeout=120)
     assert run.run.data.seen == ["u", True, "d", 0, "many", "no help"]
     with pytest.raises(RuntimeError, match="http://localhost:1"):
         flow.trigger(url="u", dagster_url="http://localhost:1")

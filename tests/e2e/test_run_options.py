@@ -118,7 +118,7 @@ def test_deployed_flow_takes_the_options_by_their_names(flows, monkeypatch, tmp_
     deployed = DeployedFlow.from_deployment("OptionsFlow", impl="dagster")
     options = {"user_namespace": "user:bob", "workflow_timeout": 600, "executor_config": {"max_concurrent": 1}}
     triggered = deployed.trigger(tags=["x"], decospecs=["card"], **options)
-    triggered.wait_for_completion(timeout=120)
+    triggered.wait_for_completion(check_interval=0.2, timeout=120)
     assert triggered.status == "SUCCEEDED"
     assert "x" in triggered.run.user_tags
     assert triggered.run.data.namespace == "user:bob"

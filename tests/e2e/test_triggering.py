@@ -47,5 +47,5 @@ def test_run_that_a_step_on_dagster_triggers_outlives_it(flows):
     time.sleep(3)
     assert triggered.status == "RUNNING"
     wait.unlink()
-    triggered.wait_for_completion(timeout=60)
+    triggered.wait_for_completion(check_interval=0.2, timeout=60)
     assert triggered.status == "SUCCEEDED"

@@ -14,7 +14,7 @@ class TriggeringFlow(FlowSpec):
         run = deployed.trigger(number=self.number + self.settings.depth)
         self.triggered = run.pathspec
         if self.waits:
-            run.wait_for_completion(timeout=120)
+            run.wait_for_completion(check_interval=0.2, timeout=120)
             self.seen = (run.status, run.run["start"].task["seen"].data)
         self.next(self.end)
 
