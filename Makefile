@@ -2,7 +2,7 @@
 # make test      set up, and run all checks and tests
 # make check     set up, and run what is fast of them: lint, types, imports and unit tests
 # make ui        set up, and open the Dagster UI on the examples
-# make bench     set up, and run the benchmarks
+# make bench     set up, and run the benchmarks; those with servers need Debian's postgresql
 # make pictures  set up, and take the pictures of docs/images; needs Chromium
 # make test-matrix  the tests with the lowest and the highest Metaflow and Dagster, on Python 3.10 and 3.13
 # make docs      set up, and build the manual in build/site; make docs-serve shows it while you write
@@ -46,12 +46,13 @@ ui: $(VENV)/installed-ui
 	cd examples && DAGSTER_HOME=$(CURDIR)/.dagster_home \
 		$(CURDIR)/$(BIN)/python -m dagster dev -w workspace.yaml
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/runs.py
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/step_profile.py
 	$(BIN)/python benchmarks/output.py
+	$(BIN)/python benchmarks/with_servers.py
 
 pictures: $(VENV)/installed-dev
 	$(BIN)/pytest tests/ui --pictures
@@ -81,6 +82,10 @@ $(VENV)/installed-ui: $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
