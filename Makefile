@@ -24,9 +24,9 @@ demo: $(VENV)/installed
 	@$(BIN)/python examples/demo.py
 
 test: static
-	$(BIN)/pytest -n 2 --dist loadgroup
-	$(BIN)/pytest -n 2 --dist loadgroup --warm metaflow $(WARM)
-	$(BIN)/pytest -n 2 --dist loadgroup --warm off $(COLD)
+	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup --warm metaflow $(WARM)
+	$(BIN)/pytest -n 3 --dist loadgroup --warm off $(COLD)
 
 check: static
 	$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit
