@@ -13,6 +13,8 @@ import dagster as dg
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
     RemoteRepositoryOrigin,
@@ -76,9 +78,10 @@ def _is_of(state: InstigatorState, definitions_file: Path) -> bool:
     location = state.origin.repository_origin.code_location_origin
     if location.location_name == definitions_file.name:
         return True
-    target = getattr(location, "loadable_target_origin", None)
-    if target is None:
+    if not isinstance(location, InProcessCodeLocationOrigin | ManagedGrpcPythonEnvCodeLocationOrigin):
+        # of a gRPC server, only that knows what it holds
         return False
+    target = location.loadable_target_origin
     if target.python_file is not None:
         return Path(target.working_directory or ".", target.python_file).resolve() == definitions_file.resolve()
     return (target.module_name or "").rpartition(".")[2] == definitions_file.stem
