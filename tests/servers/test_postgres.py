@@ -24,6 +24,7 @@ from support import Project, persistent
 from metaflow_pipes.io.values import Output, RunValues
 from metaflow_pipes.runtime import threads
 from metaflow_pipes.runtime.automation import background
+from metaflow_pipes.runtime.executors.event_log import event_log_kept_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,6 +174,31 @@ def test_run_goes_on_when_the_server_is_restarted_while_a_step_logs(project, pos
     count = flows.metaflow_run("TalkingFlow", f"dagster-{result.run_id}").data.count
     entries = instance.all_logs(result.run_id)
     assert sum(" message " in f" {entry.user_message}" for entry in entries) == count
+
+
+def test_event_on_whose_way_the_server_closes_the_connection_is_stored(instance, monkeypatch):
+    storage = instance.event_log_storage
+    store = type(storage).store_event
+    cut_off: list[dg.EventLogEntry] = []
+
+    def store_or_be_cut_off(self, event):
+        if not cut_off:
+            cut_off.append(event)
+            with self.index_connection() as connection:
+                connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        store(self, event)
+
+    monkeypatch.setattr(type(storage), "store_event", store_or_be_cut_off)
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def nothing():
+        pass
+
+    run = instance.create_run_for_job(nothing)
+    with event_log_kept_open(instance):
+        instance.report_engine_event("it is there", run)
+    assert len(cut_off) == 1
+    assert [entry.get_dagster_event().message for entry in instance.all_logs(run.run_id)] == ["it is there"]
 
 
 def test_instance_and_code_location_of_the_containers_run_a_flow(project, postgres, monkeypatch, tmp_path):

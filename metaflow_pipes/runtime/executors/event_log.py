@@ -13,6 +13,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_
 from sqlalchemy import create_engine
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.event import listen
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, StaticPool
 
 if TYPE_CHECKING:
@@ -85,11 +86,27 @@ def _postgres_kept_open(storage: Any) -> Iterator[None]:
         pool_pre_ping=True,
     )
     storage._engine = pooled
+    storage.store_event = functools.partial(_store_again_if_cut_off, storage)
     try:
         yield
     finally:
+        del storage.store_event
         storage._engine = before
         pooled.dispose()
+
+
+def _store_again_if_cut_off(storage: Any, event: dg.EventLogEntry) -> None:
+    """Store an event in Postgres; once more, if the server closes the connection before it answers, as in a restart.
+
+    Dagster tries to connect again and again, but an event that is on its way then would be lost.
+    """
+    store = type(storage).store_event
+    try:
+        store(storage, event)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        store(storage, event)
 
 
 class _Database(NamedTuple):
