@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from metaflow.metaflow_config import SERVICE_HEADERS
@@ -23,6 +23,9 @@ from step_wrapper.processes import set_killed_at_end_of
 from step_wrapper.report.registration import SERVICE_SECONDS, SERVICE_VARIABLE, open_provider
 from step_wrapper.step import garbage
 from step_wrapper.variables import seconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # After how long the next heartbeat is sent if the service has not said it, in seconds.
 AGAIN_SECONDS = 5
@@ -36,30 +39,36 @@ def serve() -> int:
         set_killed_at_end_of(end, True)
         provider = open_provider(options["metadata"], options["flow"], script=options["script"])
         if isinstance(provider, ServiceMetadataProvider):
-            _send_all(end, provider.url_run_template.format(flow_id=options["flow"], run_number=options["run_id"]))
-        else:
-            _let_send(end, provider, options)
+            url = provider.url_run_template.format(flow_id=options["flow"], run_number=options["run_id"])
+            most_seconds = seconds_of(SERVICE_VARIABLE, SERVICE_SECONDS)
+            _send_until(end, lambda: _send(url, most_seconds))
+            _send(url, most_seconds)
+        elif _send_until(end, lambda: _let_send(provider, options)) is None:
+            provider.stop_heartbeat()
     return 0
 
 
-def _send_all(end: socket.socket, url: str) -> None:
-    """Send heartbeats to Metaflow's service until the other end of a socket is closed.
+def _send_until(end: socket.socket, send: Callable[[], float | None]) -> float | None:
+    """Send heartbeats until the other end of a socket is closed, and return what the last one has returned.
+
+    Args:
+        end: The socket.
+        send: Sends one, and returns after how many seconds the next one is due; None if whoever sends sees to that.
+    """
+    while True:
+        set_killed_at_end_of(end, True)
+        wait_seconds = send()
+        set_killed_at_end_of(end, False)
+        if _is_over(end, wait_seconds):
+            return wait_seconds
+
+
+def _send(url: str, most_seconds: float) -> float:
+    """Send a heartbeat to Metaflow's service, and return after how many seconds the next one is due.
 
     Metaflow's own process for heartbeats takes an answer for a failure that only says that it was too early, since a
     task has just sent one for its run, too; it waits longer after each, and so for minutes when all tasks have ended.
     """
-    most_seconds = seconds_of(SERVICE_VARIABLE, SERVICE_SECONDS)
-    while True:
-        set_killed_at_end_of(end, True)
-        wait_seconds = _send(url, most_seconds)
-        set_killed_at_end_of(end, False)
-        if _is_over(end, wait_seconds):
-            _send(url, most_seconds)
-            return
-
-
-def _send(url: str, most_seconds: float) -> float:
-    """Send a heartbeat, and return after how many seconds the next one is due."""
     headers: Any = SERVICE_HEADERS
     try:
         answer = requests.post(url, data="{}", headers=headers, timeout=most_seconds)
@@ -69,22 +78,14 @@ def _send(url: str, most_seconds: float) -> float:
         return AGAIN_SECONDS
 
 
-def _let_send(end: socket.socket, provider: Any, options: companions.HeartbeatOptions) -> None:
-    """Let any other metadata provider send heartbeats until the other end of a socket is closed."""
-    while True:
-        set_killed_at_end_of(end, True)
-        try:
-            provider.start_run_heartbeat(options["flow"], options["run_id"])
-        except Exception as error:  # of any kind: providers, also those of extensions, raise their own
-            print(f"metaflow-pipes: no heartbeats of run {options['run_id']}: {error}", file=sys.stderr)
-            wait_seconds = AGAIN_SECONDS
-        else:
-            wait_seconds = None
-        set_killed_at_end_of(end, False)
-        if _is_over(end, wait_seconds):
-            if wait_seconds is None:
-                provider.stop_heartbeat()
-            return
+def _let_send(provider: Any, options: companions.HeartbeatOptions) -> float | None:
+    """Let any other metadata provider begin to send; if it can't, return after how many seconds to try again."""
+    try:
+        provider.start_run_heartbeat(options["flow"], options["run_id"])
+    except Exception as error:  # of any kind: providers, also those of extensions, raise their own
+        print(f"metaflow-pipes: no heartbeats of run {options['run_id']}: {error}", file=sys.stderr)
+        return AGAIN_SECONDS
+    return None
 
 
 def _is_over(end: socket.socket, seconds: float | None) -> bool:
